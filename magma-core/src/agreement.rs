@@ -1,0 +1,142 @@
+//! Agreement: who may change the lava, and the entries of that log.
+//!
+//! The lava changes only by entries of this log, each raising the epoch. For now the log is
+//! carried by the coordinator alone (the holder of the key of `/.dht`); an elected group
+//! takes its place behind the same trait.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, NetworkId, SessionId, SliceId, VolcanoId};
+use crate::key::Key;
+use crate::lava::{Lava, VolcanoInfo};
+
+/// Counts the leaders of the agreement. Always 1 while the coordinator carries it alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Term(pub u64);
+
+/// One entry of the log: a change of the lava.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The first entry: one volcano with the whole key space.
+    Bootstrap {
+        /// The network's identity.
+        network: NetworkId,
+        /// Its first volcano.
+        volcano: Box<VolcanoInfo>,
+        /// Copies beside the owner.
+        redundancy: u8,
+    },
+    /// A volcano joins the ring after another; it owns nothing yet.
+    Join {
+        /// The newcomer.
+        volcano: Box<VolcanoInfo>,
+        /// After whom.
+        after: VolcanoId,
+    },
+    /// A member came back with another address, port, name or size.
+    Update(VolcanoId, Box<VolcanoInfo>),
+    /// A slice is cut in two: the upper part, from `at`, becomes a slice of the same owner
+    /// and copies.
+    Cut {
+        /// The slice.
+        slice: SliceId,
+        /// The first key of the upper part.
+        at: Key,
+    },
+    /// A copy is to be filled.
+    AddCopy {
+        /// The slice.
+        slice: SliceId,
+        /// On whom.
+        volcano: VolcanoId,
+    },
+    /// A copy holds everything and counts from now on. Only the owner proposes it.
+    CopyInSync {
+        /// The slice.
+        slice: SliceId,
+        /// On whom.
+        volcano: VolcanoId,
+    },
+    /// A copy counts no longer.
+    RemoveCopy {
+        /// The slice.
+        slice: SliceId,
+        /// On whom.
+        volcano: VolcanoId,
+    },
+    /// A slice gets another owner, who must be an in-sync copy; the old one becomes a copy.
+    MoveOwner {
+        /// The slice.
+        slice: SliceId,
+        /// The new owner.
+        to: VolcanoId,
+    },
+    /// A session begins; its number is that of the lava's counter.
+    OpenSession {
+        /// For the console.
+        label: String,
+    },
+    /// A session ends.
+    EndSession(SessionId),
+}
+
+/// Why a change was refused. For a person too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum ChangeRefused {
+    /// It was made for another epoch, and what it changes has moved since.
+    #[error("it was proposed at epoch {proposed}, the lava is at {current}")]
+    EpochMoved {
+        /// Where it was made.
+        proposed: Epoch,
+        /// Where the lava is.
+        current: Epoch,
+    },
+    /// A volcano of this nickname is a member.
+    #[error("a volcano called {0} is a member already: choose another nickname (-n)")]
+    NickTaken(String),
+    /// A volcano of this address is a member.
+    #[error("{0} is the address of volcano {1} already: choose another (-i, -p)")]
+    AddressTaken(String, String),
+    /// A field is empty or too long.
+    #[error("{0} is not valid: {1}")]
+    Malformed(String, String),
+    /// No such volcano, slice, copy or session.
+    #[error("there is no {0}")]
+    Unknown(String),
+    /// The change makes no sense for the lava as it is.
+    #[error("{0}")]
+    Impossible(String),
+    /// A bound of the lava is reached.
+    #[error("the lava holds as many {0} as it can")]
+    Full(String),
+}
+
+/// Who decides changes of the lava.
+pub trait Agreement {
+    /// The lava as last committed here.
+    fn lava(&self) -> &Lava;
+    /// Whether this volcano may commit changes now (else the proposal goes to
+    /// [`Lava::coordinator`]).
+    fn leads(&self) -> bool;
+    /// Commits a change: durable here before it returns. The caller tells the others.
+    fn propose(&mut self, epoch: Epoch, change: &Change) -> Result<Lava, ProposeError>;
+    /// Takes over a lava that its leader has committed; older epochs are ignored.
+    fn learn(&mut self, lava: &Lava) -> Result<bool, ProposeError>;
+}
+
+/// Why a proposal did not become an entry.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// This volcano does not lead.
+    #[error("this volcano is not the coordinator")]
+    NotLeader,
+    /// The lava forbids it.
+    #[error(transparent)]
+    Refused(#[from] ChangeRefused),
+    /// The log could not be written: nothing has changed.
+    #[error("the agreement's log: {0}")]
+    Log(String),
+    /// A lava of another network or generation.
+    #[error("{0}")]
+    Foreign(String),
+}

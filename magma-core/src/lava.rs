@@ -1,0 +1,217 @@
+//! The lava: who is in the ring, which slices each owns, which copies are in sync, as of an
+//! epoch. A plain value; the legal transitions are in [`change`].
+
+pub mod change;
+pub mod join;
+
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::ids::{Epoch, Generation, NetworkId, SessionId, SliceId, VolcanoId};
+use crate::key::{self, Key};
+
+/// The topology of a lava network as of an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lava {
+    /// Which network.
+    pub network: NetworkId,
+    /// Raised by a takeover.
+    pub generation: Generation,
+    /// Raised by every change.
+    pub epoch: Epoch,
+    /// Copies beside the owner that each slice should have (fewer while the ring is small).
+    pub redundancy: u8,
+    /// The number that the next volcano gets.
+    pub next_volcano: u64,
+    /// The number that the next slice gets.
+    pub next_slice: u64,
+    /// The number that the next session gets.
+    pub next_session: u64,
+    /// The members in ring order.
+    pub volcanos: Vec<Volcano>,
+    /// The slices in key order; together they cover the key space exactly.
+    pub slices: Vec<Slice>,
+    /// The open sessions in order of their numbers.
+    pub sessions: Vec<Session>,
+}
+
+/// What a volcano says of itself when it joins or comes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolcanoInfo {
+    /// Nickname, unique in the network.
+    pub nick: String,
+    /// Fully qualified name.
+    pub fqdn: String,
+    /// Address of all its ports.
+    pub addr: IpAddr,
+    /// Flare port; node is one above, console two above.
+    pub port: u16,
+    /// Declared bandwidth in Kbit/s.
+    pub bandwidth_kbit: u64,
+    /// Declared storage in bytes; 0 when not declared.
+    pub storage_bytes: u64,
+}
+
+impl VolcanoInfo {
+    /// Where it serves the flare protocol.
+    pub fn flare_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.addr, self.port)
+    }
+    /// Where it serves the node protocol.
+    pub fn node_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.addr, self.port + 1)
+    }
+    /// Where its console is.
+    pub fn console_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.addr, self.port + 2)
+    }
+}
+
+/// A member of the ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volcano {
+    /// Its number.
+    pub id: VolcanoId,
+    /// What it says of itself.
+    pub info: VolcanoInfo,
+}
+
+/// An inclusive range of keys with one owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Its number.
+    pub id: SliceId,
+    /// Its first key.
+    pub start: Key,
+    /// Its last key.
+    pub end: Key,
+    /// Who orders its operations.
+    pub owner: VolcanoId,
+    /// Its redundancy.
+    pub copies: Vec<CopyState>,
+}
+
+/// One copy of a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyState {
+    /// On whom.
+    pub volcano: VolcanoId,
+    /// It holds everything, and every operation waits for it. Otherwise it is being filled.
+    pub in_sync: bool,
+}
+
+/// An open session: a mount or a tool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its number.
+    pub id: SessionId,
+    /// What it calls itself.
+    pub label: String,
+}
+
+impl Slice {
+    /// Whether a key is in it.
+    pub fn contains(&self, key: Key) -> bool {
+        self.start <= key && key <= self.end
+    }
+    /// The state of the copy on a volcano.
+    pub fn copy_on(&self, volcano: VolcanoId) -> Option<CopyState> {
+        self.copies
+            .iter()
+            .copied()
+            .find(|copy| copy.volcano == volcano)
+    }
+    /// The volcanos whose copies count.
+    pub fn in_sync(&self) -> impl Iterator<Item = VolcanoId> + '_ {
+        self.copies
+            .iter()
+            .filter(|copy| copy.in_sync)
+            .map(|copy| copy.volcano)
+    }
+}
+
+impl Lava {
+    /// The slice of a key. A lava that was never bootstrapped has none.
+    pub fn slice_of(&self, key: Key) -> Option<&Slice> {
+        let at = self.slices.partition_point(|slice| slice.end < key);
+        self.slices.get(at).filter(|slice| slice.contains(key))
+    }
+
+    /// A slice by its number.
+    pub fn slice(&self, id: SliceId) -> Option<&Slice> {
+        self.slices.iter().find(|slice| slice.id == id)
+    }
+
+    /// Who owns a key.
+    pub fn owner_of(&self, key: Key) -> Option<VolcanoId> {
+        self.slice_of(key).map(|slice| slice.owner)
+    }
+
+    /// A member.
+    pub fn volcano(&self, id: VolcanoId) -> Option<&Volcano> {
+        self.volcanos.iter().find(|volcano| volcano.id == id)
+    }
+
+    /// A member by nickname.
+    pub fn volcano_called(&self, nick: &str) -> Option<&Volcano> {
+        self.volcanos
+            .iter()
+            .find(|volcano| volcano.info.nick == nick)
+    }
+
+    /// The nickname of a member, or its number for one that is gone.
+    pub fn nick(&self, id: VolcanoId) -> String {
+        self.volcano(id)
+            .map_or_else(|| format!("volcano {id}"), |v| v.info.nick.clone())
+    }
+
+    /// The coordinator: the holder of the key of `/.dht`.
+    pub fn coordinator(&self) -> Option<VolcanoId> {
+        self.owner_of(key::DHT)
+    }
+
+    /// The volcanos after one in the ring, nearest first, itself left out.
+    pub fn followers(&self, id: VolcanoId) -> impl Iterator<Item = VolcanoId> + '_ {
+        let at = self.volcanos.iter().position(|v| v.id == id);
+        let count = self.volcanos.len();
+        (1..count).filter_map(move |step| Some(self.volcanos[(at? + step) % count].id))
+    }
+
+    /// Where the copies of an owner's slices belong: on its next volcanos.
+    pub fn wanted_copies(&self, owner: VolcanoId) -> Vec<VolcanoId> {
+        self.followers(owner)
+            .take(usize::from(self.redundancy))
+            .collect()
+    }
+
+    /// The slices that a volcano owns.
+    pub fn owned_by(&self, id: VolcanoId) -> impl Iterator<Item = &Slice> {
+        self.slices.iter().filter(move |slice| slice.owner == id)
+    }
+
+    /// The slices of which a volcano has, or is getting, a copy.
+    pub fn copied_on(&self, id: VolcanoId) -> impl Iterator<Item = &Slice> {
+        self.slices
+            .iter()
+            .filter(move |slice| slice.copy_on(id).is_some())
+    }
+
+    /// Whether a session is open.
+    pub fn has_session(&self, id: SessionId) -> bool {
+        self.sessions
+            .binary_search_by_key(&id, |session| session.id)
+            .is_ok()
+    }
+
+    /// Whether the slices cover the key space exactly, in order, once.
+    pub fn covers(&self) -> bool {
+        let mut next = Some(Key::MIN);
+        for slice in &self.slices {
+            if next != Some(slice.start) || slice.start > slice.end {
+                return false;
+            }
+            next = slice.end.next();
+        }
+        !self.slices.is_empty() && next.is_none()
+    }
+}

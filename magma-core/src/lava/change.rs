@@ -1,0 +1,1 @@
+//! Legal transitions of the lava.

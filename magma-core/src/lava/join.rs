@@ -1,0 +1,1 @@
+//! Where a join cuts a slice.

@@ -1,0 +1,116 @@
+//! Every bound of Magma in one file, asserted against each other at compile time.
+//!
+//! A queue, cache, table or message without a line here is a bug.
+
+/// Longest name of a directory entry in bytes (`NAME_MAX` of Linux).
+pub const NAME_MAX: usize = 255;
+/// Longest absolute path in bytes, without the final NUL (`PATH_MAX` of Linux is 4096 with it).
+pub const PATH_MAX: usize = 4095;
+/// Longest target of a symbolic link in bytes.
+pub const SYMLINK_MAX: usize = 4095;
+/// Longest name of an extended attribute in bytes (`XATTR_NAME_MAX`).
+pub const XATTR_NAME_MAX: usize = 255;
+/// Largest value of an extended attribute in bytes (`XATTR_SIZE_MAX`).
+pub const XATTR_VALUE_MAX: usize = 64 * 1024;
+/// Largest list of extended attribute names of one flare in bytes (`XATTR_LIST_MAX`).
+pub const XATTR_LIST_MAX: usize = 64 * 1024;
+/// Most hard links of one flare (as ext4 has it).
+pub const LINK_MAX: u32 = 65_000;
+/// Most supplementary groups of a credential (`NGROUPS_MAX` is 65536; we carry fewer).
+pub const GROUPS_MAX: usize = 1024;
+
+/// Contents up to this many bytes live in the store's row instead of a content file.
+pub const INLINE_MAX: u64 = 8 * 1024;
+/// Largest content that one read or write operation carries, in bytes.
+pub const IO_MAX: usize = 1024 * 1024;
+/// Content bytes written to one flare before its write-back is started.
+pub const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Largest header (MessagePack part) of one frame in bytes.
+pub const FRAME_HEADER_MAX: usize = 4 * 1024 * 1024;
+/// Largest payload (raw part) of one frame in bytes.
+pub const FRAME_PAYLOAD_MAX: usize = 8 * 1024 * 1024;
+/// Payloads above this many bytes travel on a stream of their own.
+pub const BULK_THRESHOLD: usize = 16 * 1024;
+/// Most operations in one request.
+pub const OPS_PER_REQUEST_MAX: usize = 8;
+/// Most flares asked for in one batched attribute request.
+pub const ATTR_BATCH_MAX: usize = 512;
+/// Most bytes of entries in one directory listing reply.
+pub const READDIR_BYTES_MAX: usize = 256 * 1024;
+
+/// Slots of a session: the most requests that it has outstanding.
+pub const SLOTS_PER_SESSION: u16 = 1024;
+/// Most sessions (mounts and tools) of a lava network.
+pub const SESSIONS_MAX: usize = 4096;
+/// Most volcanos of a lava network.
+pub const VOLCANOS_MAX: usize = 1024;
+/// Most slices of a lava network.
+pub const SLICES_MAX: usize = 16 * 1024;
+/// Longest nickname or host name of a volcano in bytes.
+pub const HOST_NAME_MAX: usize = 253;
+
+/// Most events that wait for the engine of a volcano.
+pub const ENGINE_QUEUE: usize = 4096;
+/// Most events that the engine puts into one transaction.
+pub const ENGINE_BATCH: usize = 128;
+/// Most requests that wait inside the engine (for a copy, a lease or a transaction).
+pub const ENGINE_PARKED_MAX: usize = 16 * 1024;
+/// Flare rows that the engine caches.
+pub const FLARE_CACHE: usize = 64 * 1024;
+/// Longest time that a request may wait inside the engine, in milliseconds.
+pub const PARK_LIMIT_MS: u64 = 8_000;
+/// Calls that one connection may have outstanding.
+pub const CALLS_PER_CONNECTION: usize = 2048;
+/// Frames that may wait to be sent on one lane of a connection.
+pub const SEND_QUEUE: usize = 4096;
+/// Connections that one endpoint accepts.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// Records kept in the journal of a slice.
+pub const JOURNAL_RECORDS: u64 = 20_000;
+/// Bytes of records that an owner keeps in flight towards one copy.
+pub const SHIP_WINDOW_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of one batch of keys sent to a copy that is being filled.
+pub const COPY_BATCH_BYTES: usize = 1024 * 1024;
+
+/// Times that a request may be passed on before the loop is an error.
+pub const HOPS_MAX: u8 = 4;
+/// Candidates tried when the birth key of a path is taken.
+pub const BIRTH_TRIES: u32 = 64;
+
+/// Console sessions of one volcano.
+pub const CONSOLE_SESSIONS: usize = 32;
+/// Longest line that the console reads, in bytes.
+pub const CONSOLE_LINE_MAX: usize = 8 * 1024;
+/// Bytes of a file that `cat` shows on the console.
+pub const CONSOLE_CAT_MAX: u64 = 1024 * 1024;
+
+/// Restarts of one actor inside [`RESTART_WINDOW_MS`] that end the process in order.
+pub const RESTARTS_MAX: usize = 8;
+/// The window in which restarts are counted, in milliseconds.
+pub const RESTART_WINDOW_MS: u64 = 60_000;
+
+/// Validity of a lease in milliseconds, counted by the client from sending the request.
+pub const LEASE_MS: u64 = 2_000;
+/// What the owner adds to [`LEASE_MS`] before it counts a lease as expired.
+pub const LEASE_GRACE_MS: u64 = LEASE_MS / 10 + 100;
+/// Leases that an owner has granted at a time.
+pub const LEASES_MAX: usize = 256 * 1024;
+/// Heartbeat between volcanos in milliseconds.
+pub const HEARTBEAT_MS: u64 = 200;
+/// A volcano not heard of for this long is shown as not alive, in milliseconds.
+pub const VOLCANO_SILENT_MS: u64 = 1_100;
+/// Furthest that a received clock may move ours past our own wall clock, in milliseconds.
+pub const CLOCK_SKEW_MAX_MS: u64 = 1_000;
+
+const _: () = assert!(INLINE_MAX as usize <= IO_MAX);
+const _: () = assert!(IO_MAX <= FRAME_PAYLOAD_MAX);
+const _: () = assert!(COPY_BATCH_BYTES + IO_MAX <= FRAME_PAYLOAD_MAX);
+const _: () = assert!(SYMLINK_MAX as u64 <= INLINE_MAX);
+const _: () = assert!(XATTR_VALUE_MAX < FRAME_HEADER_MAX);
+const _: () = assert!(READDIR_BYTES_MAX < FRAME_HEADER_MAX);
+const _: () = assert!(ENGINE_BATCH <= ENGINE_QUEUE);
+const _: () = assert!(BULK_THRESHOLD < IO_MAX);
+const _: () = assert!(SLOTS_PER_SESSION as usize <= CALLS_PER_CONNECTION);
+const _: () = assert!(HEARTBEAT_MS * 5 < VOLCANO_SILENT_MS + HEARTBEAT_MS);

@@ -1,0 +1,107 @@
+//! The flare protocol as clients speak it: a request is a short list of operations on one key.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::OpError;
+use crate::ids::{Epoch, FlareRef, SessionId, Slot, SlotSeq};
+use crate::key::Key;
+use crate::op::{Answer, Credentials, Op};
+
+/// A request to the owner of `key`. Bytes to write are the frame's payload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Who asks, network-wide.
+    pub session: SessionId,
+    /// The session's slot that this request occupies.
+    pub slot: Slot,
+    /// Counts the requests of that slot; a repeated one gets the answer of the first.
+    pub seq: SlotSeq,
+    /// The sender's hybrid clock.
+    pub clock: u64,
+    /// The lava epoch that the client routed by.
+    pub epoch: Epoch,
+    /// The key that routes the request.
+    pub key: Key,
+    /// How often it was passed on.
+    #[serde(default)]
+    pub hops: u8,
+    /// On whose behalf.
+    pub cred: Credentials,
+    /// What to do, in order; the first failure ends the list.
+    pub ops: Vec<Op>,
+}
+
+/// The reply to a [`Request`]. Bytes read are the frame's payload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The sender's hybrid clock.
+    pub clock: u64,
+    /// The lava epoch of the volcano that answers.
+    pub epoch: Epoch,
+    /// The request was proxied: the client's lava is old ("topology changed").
+    #[serde(default)]
+    pub topology_changed: bool,
+    /// One per operation done; shorter than the list when one failed, which is the last.
+    pub results: Vec<Result<Answer, OpError>>,
+    /// A lease on the flares that the answers show, when the owner gave one.
+    #[serde(default)]
+    pub lease: Option<Grant>,
+}
+
+/// A lease as granted with a reply: what the reply shows may be cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Counts the grants of this owner to this session; a recall names the highest revoked.
+    pub number: u64,
+    /// Validity in milliseconds, counted by the client from *sending* the request.
+    pub valid_ms: u32,
+}
+
+/// What an owner tells a client unasked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToClient {
+    /// Give back the leases on these flares; grants up to `upto` are void.
+    Recall {
+        /// The flares.
+        flares: Vec<FlareRef>,
+        /// The highest grant that is revoked.
+        upto: u64,
+    },
+    /// The lava has a new epoch: ask for it.
+    LavaChanged(Epoch),
+}
+
+/// What a client tells an owner unasked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromClient {
+    /// The leases on these flares are given back, up to that grant.
+    Recalled {
+        /// The flares.
+        flares: Vec<FlareRef>,
+        /// The highest grant that was revoked.
+        upto: u64,
+    },
+}
+
+/// The first message on every flare connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FlareHello {
+    /// A mount or a tool.
+    Client {
+        /// [`super::PROTOCOL_VERSION`].
+        version: u32,
+        /// Its session.
+        session: SessionId,
+    },
+    /// Another volcano.
+    Volcano(super::node_protocol::Identity),
+}
+
+/// The answer to a [`FlareHello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlareWelcome {
+    /// Who answers.
+    pub identity: super::node_protocol::Identity,
+    /// Its clock.
+    pub clock: u64,
+}

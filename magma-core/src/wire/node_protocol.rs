@@ -1,0 +1,148 @@
+//! The node protocol: hello, join, heartbeat, lava, agreement, sessions, shutdown.
+
+use serde::{Deserialize, Serialize};
+
+use crate::agreement::{Change, ChangeRefused, Term};
+use crate::ids::{Epoch, Generation, NetworkId, SessionId, SliceId, Stamp, VolcanoId};
+use crate::lava::{Lava, VolcanoInfo};
+
+/// Who a volcano is, exchanged before anything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// [`super::PROTOCOL_VERSION`].
+    pub version: u32,
+    /// The network.
+    pub network: NetworkId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The volcano; none while it joins.
+    pub volcano: Option<VolcanoId>,
+    /// Its nickname.
+    pub nick: String,
+    /// Counts the starts of this volcano; a lower one than known is an old copy of its disk.
+    pub start_number: u64,
+    /// The lava epoch that it knows.
+    pub epoch: Epoch,
+}
+
+/// The first message on every node connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeHello {
+    /// A client: a mount or a tool.
+    Client {
+        /// [`super::PROTOCOL_VERSION`].
+        version: u32,
+        /// What it calls itself, for the console: host name and mount point.
+        label: String,
+    },
+    /// A member of the ring.
+    Volcano(Identity),
+    /// Somebody who wants to become one.
+    Joiner {
+        /// [`super::PROTOCOL_VERSION`].
+        version: u32,
+        /// Its nickname.
+        nick: String,
+    },
+}
+
+/// The answer to a [`NodeHello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeWelcome {
+    /// Who answers.
+    pub identity: Identity,
+    /// Its clock.
+    pub clock: u64,
+}
+
+/// Questions of the node protocol, each with an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeCall {
+    /// Anyone: the lava as you know it. [`NodeAnswer::Lava`].
+    GetLava,
+    /// A client: open a session under this label. [`NodeAnswer::Session`].
+    OpenSession {
+        /// For the console.
+        label: String,
+    },
+    /// A client: end my session. [`NodeAnswer::Done`].
+    EndSession(SessionId),
+    /// A joiner, to the volcano after which it wants to sit. [`NodeAnswer::Joined`].
+    Join(Box<VolcanoInfo>),
+    /// A volcano to the coordinator: put this into the log. [`NodeAnswer::Lava`].
+    Propose {
+        /// The epoch in which it was made; it fails if that has moved and the change cares.
+        epoch: Epoch,
+        /// The change.
+        change: Box<Change>,
+    },
+    /// A volcano to a restarted one or the reverse: what do you hold? [`NodeAnswer::Status`].
+    GetStatus,
+    /// The console of a volcano to each other one: end yourself in order. [`NodeAnswer::Done`].
+    Shutdown {
+        /// Who asked, for the log.
+        by: String,
+    },
+}
+
+/// Answers to [`NodeCall`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeAnswer {
+    /// Nothing to tell.
+    Done,
+    /// The lava.
+    Lava(Box<Lava>),
+    /// A session was opened under this lava.
+    Session(SessionId, Box<Lava>),
+    /// The joiner is a member now, with this identity and lava.
+    Joined(VolcanoId, Box<Lava>),
+    /// What a volcano says of itself.
+    Status(Box<VolcanoStatus>),
+    /// The change was refused.
+    Refused(ChangeRefused),
+    /// It cannot be done now; ask again. With the reason for a person.
+    NotNow(String),
+    /// It cannot be done. With the reason for a person.
+    Failed(String),
+}
+
+/// Messages of the node protocol that have no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodePush {
+    /// Sent to every other volcano every heartbeat.
+    Heartbeat(Box<VolcanoStatus>),
+    /// The lava has changed; sent by the coordinator.
+    Lava(Box<Lava>),
+    /// Reserved for the agreement's own messages.
+    Agreement(Term, #[serde(with = "serde_bytes")] Vec<u8>),
+}
+
+/// What a volcano says of itself with each heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolcanoStatus {
+    /// Who.
+    pub volcano: VolcanoId,
+    /// Which start of it.
+    pub start_number: u64,
+    /// The lava epoch that it knows.
+    pub epoch: Epoch,
+    /// It serves.
+    pub ready: bool,
+    /// Its clock.
+    pub clock: u64,
+    /// Keys that it owns.
+    pub keys: u64,
+    /// Keys that it holds as copies.
+    pub copy_keys: u64,
+    /// Bytes of content that it holds.
+    pub bytes: u64,
+    /// Operations served since it started.
+    pub operations: u64,
+    /// Free bytes of its storage.
+    pub free_bytes: u64,
+    /// All bytes of its storage.
+    pub total_bytes: u64,
+    /// For each slice that it holds: the last operation.
+    pub positions: Vec<(SliceId, Stamp)>,
+}

@@ -1,0 +1,290 @@
+//! The flare protocol between volcanos: replication, copying and transaction steps.
+//!
+//! These have no transport-level answer: an engine sends one, and the other's engine sends
+//! one back. What must not get lost is sent again by the machine that waits for the answer.
+
+use serde::{Deserialize, Serialize};
+
+use crate::effect::Record;
+use crate::error::OpError;
+use crate::flare::{Attr, Decision, Kind, Name};
+use crate::ids::{Epoch, FlareRef, Seq, SliceId, TxId};
+use crate::key::Key;
+
+/// A message from one volcano's engine to another's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// Owner to copy: the next operations of a slice, in order. Content is the payload.
+    Ship {
+        /// The slice.
+        slice: SliceId,
+        /// The owner's epoch: a copy refuses an older one.
+        epoch: Epoch,
+        /// The operations.
+        records: Vec<Record>,
+    },
+    /// Copy to owner: applied up to here.
+    ShipAck {
+        /// The slice.
+        slice: SliceId,
+        /// The epoch of what was applied.
+        epoch: Epoch,
+        /// The last operation applied.
+        seq: Seq,
+    },
+    /// Copy to owner: I hold the slice up to here, go on from there.
+    ShipFrom {
+        /// The slice.
+        slice: SliceId,
+        /// The last operation applied; none when nothing is held.
+        have: Option<(Epoch, Seq)>,
+    },
+    /// Owner to copy that is being filled: throw away what you hold, rows follow.
+    CopyBegin {
+        /// The slice.
+        slice: SliceId,
+        /// The owner's epoch.
+        epoch: Epoch,
+    },
+    /// Owner to copy that is being filled: rows of the next keys, as of operation `seq`.
+    CopyRows {
+        /// The slice.
+        slice: SliceId,
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// The rows, as a record whose sequence is that of the last operation they include.
+        rows: Record,
+        /// All keys up to this one have been sent: live operations count for them from now.
+        cursor: Key,
+        /// These were the last.
+        done: bool,
+    },
+    /// Copy to owner: the rows up to this key are here (flow control).
+    CopyAck {
+        /// The slice.
+        slice: SliceId,
+        /// The cursor of the rows.
+        cursor: Key,
+        /// The last ones were among them: the copy is whole up to this operation.
+        done: Option<Seq>,
+    },
+    /// Owner to copy: everything up to `seq` on the disk, content of `flare` first.
+    SyncTo {
+        /// The slice.
+        slice: SliceId,
+        /// The flare to be synced.
+        flare: FlareRef,
+        /// The operation up to which it must hold.
+        seq: Seq,
+        /// For the answer.
+        token: u64,
+    },
+    /// Copy to owner: it is.
+    Synced {
+        /// The slice.
+        slice: SliceId,
+        /// From the question.
+        token: u64,
+        /// Whether the disk took it.
+        ok: bool,
+    },
+    /// A step of a transaction, to the owner of `key`.
+    Step(Step),
+    /// The answer to a step.
+    StepDone(StepDone),
+}
+
+/// A step of a transaction that another key's owner must do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The transaction.
+    pub tx: TxId,
+    /// The key at whose owner the transaction is driven: the answer goes there.
+    pub driver: Key,
+    /// The key at whose owner this step is done.
+    pub key: Key,
+    /// The sender's hybrid clock.
+    pub clock: u64,
+    /// The step.
+    pub body: StepBody,
+}
+
+/// The answer to a [`Step`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDone {
+    /// The transaction.
+    pub tx: TxId,
+    /// Where it is driven.
+    pub driver: Key,
+    /// Where the step was done.
+    pub key: Key,
+    /// Which kind of step this answers.
+    pub step: StepName,
+    /// The sender's hybrid clock.
+    pub clock: u64,
+    /// The outcome.
+    pub result: Result<StepAnswer, OpError>,
+}
+
+/// The kinds of steps: with the transaction and the key they name one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum StepName {
+    /// [`StepBody::Insert`].
+    Insert,
+    /// [`StepBody::Remove`].
+    Remove,
+    /// [`StepBody::DropLink`].
+    DropLink,
+    /// [`StepBody::Confirmed`].
+    Confirmed,
+    /// [`StepBody::PrepareEntry`].
+    PrepareEntry,
+    /// [`StepBody::PrepareMove`].
+    PrepareMove,
+    /// [`StepBody::PrepareVictim`].
+    PrepareVictim,
+    /// [`StepBody::Finish`].
+    Finish,
+    /// [`StepBody::Ask`].
+    Ask,
+    /// [`StepBody::LockRename`].
+    LockRename,
+    /// [`StepBody::UnlockRename`].
+    UnlockRename,
+    /// [`StepBody::GetParent`].
+    GetParent,
+}
+
+/// What a participant is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepBody {
+    /// At the parent: insert the entry. The commit point of create, mkdir, link.
+    Insert {
+        /// The directory.
+        dir: FlareRef,
+        /// The name.
+        name: Name,
+        /// The child's attributes, as its owner made them.
+        attr: Box<Attr>,
+        /// Who asks: permission is checked here.
+        cred: crate::op::Credentials,
+        /// A new flare takes group and setgid from the directory; another link does not.
+        inherit: bool,
+    },
+    /// At the parent: remove the entry. The commit point of unlink and rmdir.
+    Remove {
+        /// The directory.
+        dir: FlareRef,
+        /// The name.
+        name: Name,
+        /// What it must stand for.
+        child: FlareRef,
+        /// The child's type.
+        kind: Kind,
+        /// The child's owner (sticky directories).
+        child_uid: u32,
+        /// Who asks.
+        cred: crate::op::Credentials,
+    },
+    /// At the flare: the entry is removed, drop the link. From the parent's outbox.
+    DropLink {
+        /// The flare.
+        flare: FlareRef,
+        /// The directory.
+        parent: FlareRef,
+        /// The name.
+        name: Name,
+    },
+    /// At the parent: the flare is settled at its owner, forget the birth.
+    Confirmed {
+        /// The directory.
+        dir: FlareRef,
+        /// The name.
+        name: Name,
+    },
+    /// Rename, at the source directory: the entry must stand for `child`; hold it.
+    PrepareEntry {
+        /// The directory.
+        dir: FlareRef,
+        /// The name.
+        name: Name,
+        /// What it must stand for.
+        child: FlareRef,
+        /// What it becomes when the transaction commits (exchange); `None` removes it.
+        becomes: Option<(FlareRef, Kind)>,
+        /// The child's owner (sticky directories).
+        child_uid: u32,
+        /// Who asks.
+        cred: crate::op::Credentials,
+    },
+    /// Rename, at a flare that moves: hold the old link.
+    PrepareMove {
+        /// The flare.
+        flare: FlareRef,
+        /// The link that goes.
+        from: (FlareRef, Name),
+        /// The link that comes.
+        to: (FlareRef, Name),
+        /// Who asks.
+        cred: crate::op::Credentials,
+    },
+    /// Rename, at the flare that is replaced: hold its link; a directory must be empty.
+    PrepareVictim {
+        /// The flare.
+        flare: FlareRef,
+        /// Its link.
+        link: (FlareRef, Name),
+        /// The flare that replaces it is a directory.
+        by_dir: bool,
+    },
+    /// Rename, at every participant: the decision.
+    Finish(Decision),
+    /// At the decider: what was decided? Decides `Aborted` when nothing was.
+    Ask,
+    /// At the root: take the network-wide lock for moving a directory between parents.
+    LockRename,
+    /// At the root: the transaction has ended.
+    UnlockRename,
+    /// At a directory: which is your parent? For the walk that keeps cycles out.
+    GetParent(FlareRef),
+}
+
+impl StepBody {
+    /// Its kind.
+    pub fn name(&self) -> StepName {
+        match self {
+            StepBody::Insert { .. } => StepName::Insert,
+            StepBody::Remove { .. } => StepName::Remove,
+            StepBody::DropLink { .. } => StepName::DropLink,
+            StepBody::Confirmed { .. } => StepName::Confirmed,
+            StepBody::PrepareEntry { .. } => StepName::PrepareEntry,
+            StepBody::PrepareMove { .. } => StepName::PrepareMove,
+            StepBody::PrepareVictim { .. } => StepName::PrepareVictim,
+            StepBody::Finish(_) => StepName::Finish,
+            StepBody::Ask => StepName::Ask,
+            StepBody::LockRename => StepName::LockRename,
+            StepBody::UnlockRename => StepName::UnlockRename,
+            StepBody::GetParent(_) => StepName::GetParent,
+        }
+    }
+}
+
+/// What a participant answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepAnswer {
+    /// Done.
+    Done,
+    /// The entry is in; these attributes count (group, setgid and default ACL inherited).
+    Inserted(Box<Attr>),
+    /// A flare is held for a rename; its row's facts that the driver checks.
+    Held {
+        /// The flare's type.
+        kind: Kind,
+        /// Its owner.
+        uid: u32,
+    },
+    /// The decision.
+    Decided(Decision),
+    /// The parent directory; none for the root.
+    Parent(Option<FlareRef>),
+}
