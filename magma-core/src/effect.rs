@@ -59,6 +59,19 @@ pub enum Effect {
     PutHolder(Key, SessionId),
     /// Forgets it.
     DropHolder(Key, SessionId),
+    /// Cuts the slice of the record: its part from `start` to `end` is a slice of its own from
+    /// here on, whose history begins at sequence 0 of the epoch. In the stream, so that every
+    /// copy cuts at the same point of the slice's history.
+    Cut {
+        /// The new slice.
+        to: SliceId,
+        /// Its first key.
+        start: Key,
+        /// Its last key.
+        end: Key,
+        /// The epoch of the cut.
+        epoch: Epoch,
+    },
 }
 
 /// A range of content; its bytes ride in the payload of the record.
@@ -87,6 +100,7 @@ impl Effect {
             }
             Effect::Write(write) => write.flare.key(),
             Effect::PutReply(row) => row.key,
+            Effect::Cut { start, .. } => *start,
             Effect::PutOutbox(row) => row.key,
             Effect::PutEntry(key, _)
             | Effect::DropEntry(key, _)

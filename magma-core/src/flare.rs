@@ -212,20 +212,8 @@ pub struct EntryRow {
     pub cookie: u64,
     /// The change that put or touched the entry.
     pub version: Stamp,
-    /// Attributes of a child that may still be nascent at its owner, with the transaction
-    /// that inserted it: the parent can answer for it, and repeat its answer.
-    pub born: Option<Birth>,
     /// A rename that has prepared this entry and whose decision is not known here yet.
     pub prepared: Option<Prepared>,
-}
-
-/// What a parent remembers of an insert until the flare's owner has confirmed it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Birth {
-    /// The transaction.
-    pub tx: TxId,
-    /// The attributes as inserted (after setgid inheritance).
-    pub attr: Attr,
 }
 
 /// A lock of a two-phase transaction on an entry or a link.
@@ -244,10 +232,14 @@ pub struct Prepared {
 pub enum LinkState {
     /// The parent's entry is there: a guess may be answered from it.
     Settled,
-    /// An insert is under way at the parent's owner.
+    /// An insert is under way at the parent's owner, driven from here.
     Nascent(TxId),
-    /// A removal is under way; the key is the one where the decision falls.
-    Going(TxId, Key),
+    /// A removal is under way at the parent's owner, driven from here.
+    Going(TxId),
+    /// A rename would take this link away; the key is the one where it is decided.
+    HeldOld(TxId, Key),
+    /// A rename would add this link; the key is the one where it is decided.
+    HeldNew(TxId, Key),
 }
 
 /// A name of a flare, stored with the flare: where its entries are.

@@ -336,13 +336,13 @@ pub enum Answer {
     Attrs(Vec<Result<Attr, OpError>>),
     /// The guess is not known to be right: the parent's entry decides.
     AskParent,
-    /// What a name stands for; attributes where the parent can tell them (nascent flares).
+    /// What a name stands for; attributes where this volcano owns the flare too.
     Entry {
         /// The flare.
         child: FlareRef,
         /// Its type.
         kind: Kind,
-        /// Its attributes, if the parent knows better than the flare's owner.
+        /// Its attributes, if this volcano could answer for them.
         attr: Option<Box<Attr>>,
     },
     /// Content: the next `len` bytes of the payload; fewer than asked at the end of the file.

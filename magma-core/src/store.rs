@@ -135,7 +135,7 @@ pub trait View {
     /// Sessions that hold something in a range of keys.
     fn holders(&self, start: Key, end: Key) -> StoreResult<Vec<SessionId>>;
     /// Flares of a range that are unfinished: nascent, with a link that is not settled, without
-    /// any link (unlinked but kept open), or with a prepared or unconfirmed entry. At most `limit`.
+    /// any link (unlinked but kept open), or with a prepared entry. At most `limit`.
     fn unsettled(&self, start: Key, end: Key, limit: usize) -> StoreResult<Vec<Key>>;
     /// Content, at most `len` bytes from `offset`; shorter at the end of what is stored (the
     /// caller knows the size and fills holes at the end with zeros).

@@ -133,10 +133,6 @@ pub enum StepName {
     Insert,
     /// [`StepBody::Remove`].
     Remove,
-    /// [`StepBody::DropLink`].
-    DropLink,
-    /// [`StepBody::Confirmed`].
-    Confirmed,
     /// [`StepBody::PrepareEntry`].
     PrepareEntry,
     /// [`StepBody::PrepareMove`].
@@ -185,22 +181,6 @@ pub enum StepBody {
         child_uid: u32,
         /// Who asks.
         cred: crate::op::Credentials,
-    },
-    /// At the flare: the entry is removed, drop the link. From the parent's outbox.
-    DropLink {
-        /// The flare.
-        flare: FlareRef,
-        /// The directory.
-        parent: FlareRef,
-        /// The name.
-        name: Name,
-    },
-    /// At the parent: the flare is settled at its owner, forget the birth.
-    Confirmed {
-        /// The directory.
-        dir: FlareRef,
-        /// The name.
-        name: Name,
     },
     /// Rename, at the source directory: the entry must stand for `child`; hold it.
     PrepareEntry {
@@ -255,8 +235,6 @@ impl StepBody {
         match self {
             StepBody::Insert { .. } => StepName::Insert,
             StepBody::Remove { .. } => StepName::Remove,
-            StepBody::DropLink { .. } => StepName::DropLink,
-            StepBody::Confirmed { .. } => StepName::Confirmed,
             StepBody::PrepareEntry { .. } => StepName::PrepareEntry,
             StepBody::PrepareMove { .. } => StepName::PrepareMove,
             StepBody::PrepareVictim { .. } => StepName::PrepareVictim,
