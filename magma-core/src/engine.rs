@@ -1,1 +1,267 @@
-//! The owner of slices.
+//! The engine of a volcano: a deterministic machine that orders the operations of the slices
+//! it owns, replicates them, applies those of the slices it copies, and answers.
+//!
+//! It takes a batch of events, decides each inside one store transaction, commits, and
+//! returns actions. Nothing in it waits: what must wait is parked, and comes back as work
+//! when its reason is gone. In the order of a write:
+//!
+//! | file | what |
+//! |---|---|
+//! | [`request`] | a client's request: routing, exactly-once, the list of operations |
+//! | [`files`], [`directories`], [`attributes`] | operations on a single flare |
+//! | [`create`], [`unlink`], [`link`], [`rename`] | transactions, driven at one flare's owner |
+//! | [`steps`], [`held`] | what a transaction asks of other owners |
+//! | [`commit`] | effects become an operation of the slice: applied, journalled, shipped |
+//! | [`slices`] | the state of the slices owned and copied; which replies may leave |
+//! | [`shipping`] | operations on their way to the copies, and their arrival there |
+//! | [`filling`] | a new copy gets everything while work goes on |
+//! | [`syncing`] | fsync on every in-sync copy |
+//! | [`topology`] | a new lava: slices come, go, are cut and change owner |
+//! | [`housekeeping`] | ticks: retries, limits, copies that are missing, what a crash left |
+
+mod attributes;
+mod cache;
+mod commit;
+mod create;
+mod directories;
+mod event;
+mod files;
+mod filling;
+mod held;
+mod housekeeping;
+mod link;
+mod parking;
+mod rename;
+mod request;
+mod shipping;
+mod slices;
+mod steps;
+mod syncing;
+mod topology;
+mod transactions;
+mod unlink;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::ids::{SessionId, SliceId, TxId, VolcanoId};
+use crate::key::Key;
+use crate::lava::Lava;
+use crate::store::{Durability, Store, StoreResult};
+use crate::time::{HybridClock, Now, Timestamp};
+
+pub use event::{Action, CachedFlare, Event, IoDone, IoJob, Origin, Statistics};
+
+use cache::RowCache;
+use event::Io;
+use parking::Parking;
+use slices::{Held, Owned};
+use syncing::Syncs;
+use transactions::Pending;
+
+/// The machine. One for each volcano, on one thread.
+pub struct Engine<S: Store> {
+    me: VolcanoId,
+    lava: Lava,
+    store: S,
+    clock: HybridClock,
+    /// The ceiling of the clock that is on the disk.
+    ceiling: u64,
+    now: Now,
+    /// Clients are served. Replication works before.
+    serving: bool,
+    /// The storage is so full that only deletes and small changes go on.
+    full: bool,
+    /// Members whose storage is full: their copies could not follow.
+    full_peers: BTreeSet<VolcanoId>,
+    cache: RowCache,
+    owned: BTreeMap<SliceId, Owned>,
+    held: BTreeMap<SliceId, Held>,
+    /// Members with a working connection.
+    up: BTreeSet<VolcanoId>,
+    parking: Parking,
+    pending: BTreeMap<TxId, Pending>,
+    /// Entries that a rename driven here holds until it is decided.
+    holds: BTreeMap<(Key, crate::flare::Name), TxId>,
+    opens: BTreeMap<Key, BTreeMap<SessionId, u32>>,
+    syncs: Syncs,
+    io: BTreeMap<u64, Io>,
+    next_token: u64,
+    /// Steps and work to do before the batch ends.
+    local: VecDeque<event::Work>,
+    actions: Vec<Action>,
+    durability: Durability,
+    /// A proposal that is under way, so that it is not made twice.
+    proposing: Option<crate::agreement::Change>,
+    /// Ranges whose rows are no longer ours, to be deleted bit by bit.
+    clearing: Vec<(SliceId, Key, Key)>,
+    /// Keys with something unfinished, and the round of housekeeping that saw it last.
+    seen_unsettled: BTreeMap<Key, u64>,
+    rounds: u64,
+    started: crate::time::Moment,
+    last_housekeeping: u64,
+    statistics: Statistics,
+}
+
+impl<S: Store> Engine<S> {
+    /// A machine over what the store holds, as member `me` of `lava`.
+    pub fn new(me: VolcanoId, lava: Lava, store: S, now: Now) -> StoreResult<Engine<S>> {
+        let ceiling = store.clock_ceiling()?;
+        let mut engine = Engine {
+            me,
+            lava: Lava::default(),
+            store,
+            clock: HybridClock::starting_at(ceiling),
+            ceiling,
+            now,
+            serving: false,
+            full: false,
+            full_peers: BTreeSet::new(),
+            cache: RowCache::default(),
+            owned: BTreeMap::new(),
+            held: BTreeMap::new(),
+            up: BTreeSet::new(),
+            parking: Parking::default(),
+            pending: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            opens: BTreeMap::new(),
+            syncs: Syncs::default(),
+            io: BTreeMap::new(),
+            next_token: 1,
+            local: VecDeque::new(),
+            actions: Vec::new(),
+            durability: Durability::Process,
+            proposing: None,
+            clearing: Vec::new(),
+            seen_unsettled: BTreeMap::new(),
+            rounds: 0,
+            started: now.moment,
+            last_housekeeping: 0,
+            statistics: Statistics::default(),
+        };
+        engine.store.begin()?;
+        engine.load_lava(lava)?;
+        engine.store.commit(Durability::Disk)?;
+        Ok(engine)
+    }
+
+    /// Decides a batch of events in one transaction of the store. The actions are to be
+    /// carried out only after this has returned: everything that they tell has then left the
+    /// process. An error means that nothing of the batch happened and that the machine must
+    /// be built anew from its store.
+    pub fn handle(&mut self, now: Now, events: Vec<Event>) -> StoreResult<Vec<Action>> {
+        self.now = now;
+        self.durability = Durability::Process;
+        self.store.begin()?;
+        for event in events {
+            self.event(event)?;
+            while let Some(work) = self.local.pop_front() {
+                self.work(work)?;
+            }
+        }
+        self.flush_ships();
+        self.reserve_clock()?;
+        self.store.commit(self.durability)?;
+        if self.durability == Durability::Disk {
+            self.disk_committed();
+        }
+        // Only now is every operation of the batch outside our memory: what waited for
+        // nothing but this (a slice without copies) may leave.
+        self.release_after_commit();
+        while let Some(work) = self.local.pop_front() {
+            // Releases may start further steps; they form a transaction of their own.
+            self.store.begin()?;
+            self.work(work)?;
+            while let Some(work) = self.local.pop_front() {
+                self.work(work)?;
+            }
+            self.flush_ships();
+            self.store.commit(Durability::Process)?;
+            self.release_after_commit();
+        }
+        Ok(std::mem::take(&mut self.actions))
+    }
+
+    /// The store, for questions that change nothing.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The lava that the machine works by.
+    pub fn lava(&self) -> &Lava {
+        &self.lava
+    }
+
+    fn event(&mut self, event: Event) -> StoreResult<()> {
+        match event {
+            Event::Request { origin, request, payload } => {
+                self.client_request(origin, *request, payload)
+            }
+            Event::Peer { from, message, payload } => self.peer_message(from, message, payload),
+            Event::PeerUp(volcano) => self.peer_up(volcano),
+            Event::PeerDown(volcano) => {
+                self.peer_down(volcano);
+                Ok(())
+            }
+            Event::Lava(lava) => self.load_lava(*lava),
+            Event::Serve => self.serve(),
+            Event::IoDone { job, done } => self.io_done(job, done),
+            Event::Proposed { change, accepted } => {
+                self.proposed(&change, accepted);
+                Ok(())
+            }
+            Event::HandOver { slice, to } => {
+                self.hand_over(slice, to);
+                Ok(())
+            }
+            Event::Resume { slice } => {
+                self.resume(slice);
+                Ok(())
+            }
+            Event::PeerFull { volcano, full } => {
+                if full {
+                    self.full_peers.insert(volcano);
+                } else {
+                    self.full_peers.remove(&volcano);
+                }
+                Ok(())
+            }
+            Event::Tick => self.housekeeping(),
+        }
+    }
+
+    fn work(&mut self, work: event::Work) -> StoreResult<()> {
+        match work {
+            event::Work::Request(state) => self.run_request(*state),
+            event::Work::Step { from, step } => self.step(from, *step),
+            event::Work::StepDone(done) => self.step_done(*done),
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    /// The time of an operation: follows everything that this volcano has seen.
+    fn tick(&mut self) -> Timestamp {
+        Timestamp::from_nanos(self.clock.tick(self.now.wall_nanos))
+    }
+
+    /// Keeps the ceiling on the disk ahead of the clock, so that a restart on a host whose
+    /// wall clock went back never stamps earlier than before.
+    fn reserve_clock(&mut self) -> StoreResult<()> {
+        const AHEAD: u64 = 10_000_000_000;
+        if self.clock.last() + AHEAD / 2 > self.ceiling && self.clock.last() > 0 {
+            self.ceiling = self.clock.last() + AHEAD;
+            self.store.set_clock_ceiling(self.ceiling)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

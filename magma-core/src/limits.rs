@@ -97,6 +97,8 @@ pub const LEASE_MS: u64 = 2_000;
 pub const LEASE_GRACE_MS: u64 = LEASE_MS / 10 + 100;
 /// Leases that an owner has granted at a time.
 pub const LEASES_MAX: usize = 256 * 1024;
+/// A session that is not heard of for this long has ended, in milliseconds.
+pub const SESSION_MS: u64 = 10_000;
 /// Heartbeat between volcanos in milliseconds.
 pub const HEARTBEAT_MS: u64 = 200;
 /// A volcano not heard of for this long is shown as not alive, in milliseconds.

@@ -115,6 +115,13 @@ pub trait View {
     fn entry(&self, dir: Key, name: &Name) -> StoreResult<Option<EntryRow>>;
     /// Entries of a directory with a cookie above `after`, in order, at most `limit`.
     fn entries(&self, dir: Key, after: u64, limit: usize) -> StoreResult<Vec<EntryRow>>;
+    /// The entry of a directory that a transaction has prepared (at most one).
+    fn prepared_entry(&self, dir: Key, tx: TxId) -> StoreResult<Option<EntryRow>> {
+        let prepared = self.prepared_entries(dir, usize::MAX)?;
+        Ok(prepared.into_iter().find(|e| e.prepared.as_ref().is_some_and(|p| p.tx == tx)))
+    }
+    /// Entries of a directory that any transaction has prepared, at most `limit`.
+    fn prepared_entries(&self, dir: Key, limit: usize) -> StoreResult<Vec<EntryRow>>;
     /// All links of a flare.
     fn links(&self, key: Key) -> StoreResult<Vec<LinkRow>>;
     /// An extended attribute.

@@ -192,8 +192,6 @@ pub enum StepBody {
         child: FlareRef,
         /// What it becomes when the transaction commits (exchange); `None` removes it.
         becomes: Option<(FlareRef, Kind)>,
-        /// The child's owner (sticky directories).
-        child_uid: u32,
         /// Who asks.
         cred: crate::op::Credentials,
     },
@@ -260,6 +258,11 @@ pub enum StepAnswer {
         kind: Kind,
         /// Its owner.
         uid: u32,
+    },
+    /// An entry is held for a rename.
+    HeldEntry {
+        /// The directory is sticky: only the owner of the flare may take its name away.
+        only_owner: bool,
     },
     /// The decision.
     Decided(Decision),

@@ -1,0 +1,275 @@
+//! What the engine is told, and what it wants done.
+
+use bytes::Bytes;
+
+use crate::agreement::Change;
+use crate::effect::Record;
+use crate::flare::{FlareRow, LinkRow};
+use crate::ids::{FlareRef, SessionId, SliceId, VolcanoId};
+use crate::lava::Lava;
+use crate::op::Answer;
+use crate::wire::flare_protocol::{Reply, Request, ToClient};
+use crate::wire::peer::{PeerMessage, Step, StepDone};
+
+/// Where a request came from, and where its reply goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The shell's number for the reply.
+    pub token: u64,
+    /// It came through another volcano: it gets no lease.
+    pub proxied: bool,
+}
+
+/// What the engine is told.
+#[derive(Debug)]
+pub enum Event {
+    /// A client's request, or one that another volcano passed on.
+    Request {
+        /// Where the reply goes.
+        origin: Origin,
+        /// The request.
+        request: Box<Request>,
+        /// Content to write.
+        payload: Bytes,
+    },
+    /// A message of another volcano's engine.
+    Peer {
+        /// Whose.
+        from: VolcanoId,
+        /// The message.
+        message: Box<PeerMessage>,
+        /// Content.
+        payload: Bytes,
+    },
+    /// A connection to a member works (anew): what was under way is sent again.
+    PeerUp(VolcanoId),
+    /// The connection to a member is gone.
+    PeerDown(VolcanoId),
+    /// The lava has a new epoch.
+    Lava(Box<Lava>),
+    /// The network is whole: clients are served from now on.
+    Serve,
+    /// A job of [`Action::Io`] has ended.
+    IoDone {
+        /// Its number.
+        job: u64,
+        /// How.
+        done: IoDone,
+    },
+    /// A proposal of [`Action::Propose`] was decided, or could not be made.
+    Proposed {
+        /// The change.
+        change: Box<Change>,
+        /// Whether it is in the lava now.
+        accepted: bool,
+    },
+    /// A slice is to get another owner: stop ordering operations, tell when all are done
+    /// ([`Action::Drained`]).
+    HandOver {
+        /// The slice.
+        slice: SliceId,
+        /// The new owner, an in-sync copy.
+        to: VolcanoId,
+    },
+    /// The slice stays after all.
+    Resume {
+        /// The slice.
+        slice: SliceId,
+    },
+    /// The storage of a member is full, or no longer.
+    PeerFull {
+        /// Which.
+        volcano: VolcanoId,
+        /// Whether it is.
+        full: bool,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What the engine wants done.
+#[derive(Debug)]
+pub enum Action {
+    /// Answer a request.
+    Reply {
+        /// Which.
+        token: u64,
+        /// The reply.
+        reply: Box<Reply>,
+        /// Content that was read.
+        payload: Bytes,
+    },
+    /// Pass a request on to the owner of its key.
+    Forward {
+        /// Which.
+        token: u64,
+        /// The owner.
+        to: VolcanoId,
+        /// The request, with one hop more.
+        request: Box<Request>,
+        /// Content to write.
+        payload: Bytes,
+    },
+    /// Send a message to another volcano's engine.
+    Send {
+        /// To whom.
+        to: VolcanoId,
+        /// The message.
+        message: Box<PeerMessage>,
+        /// Content, in pieces.
+        payload: Vec<Bytes>,
+    },
+    /// Tell a client something unasked.
+    Tell {
+        /// Whom.
+        session: SessionId,
+        /// What.
+        message: ToClient,
+    },
+    /// Do something slow with the disk, off this thread.
+    Io {
+        /// The number for [`Event::IoDone`].
+        job: u64,
+        /// What.
+        io: IoJob,
+    },
+    /// Propose a change of the lava.
+    Propose(Box<Change>),
+    /// A slice that is handed over has nothing under way any more.
+    Drained {
+        /// The slice.
+        slice: SliceId,
+        /// The new owner.
+        to: VolcanoId,
+    },
+}
+
+/// Work for the I/O pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IoJob {
+    /// Read content from a content file.
+    Read {
+        /// The file.
+        flare: FlareRef,
+        /// Where.
+        offset: u64,
+        /// How many bytes; what is not there reads as zeros.
+        len: usize,
+    },
+    /// Put content on the disk.
+    Sync {
+        /// The file.
+        flare: FlareRef,
+    },
+    /// Start writing content back, without waiting.
+    WriteBack {
+        /// The file.
+        flare: FlareRef,
+        /// Where.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+    },
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub enum IoDone {
+    /// The content.
+    Read(Bytes),
+    /// It is on the disk.
+    Synced,
+    /// Write-back was started.
+    Started,
+    /// The disk failed.
+    Failed(crate::error::OpError),
+}
+
+/// What a job was for.
+#[derive(Debug)]
+pub(super) enum Io {
+    /// A read, as the next operation of a request.
+    Read(Box<super::request::RequestState>),
+    /// The local half of an fsync.
+    Sync(u64),
+    /// Nobody waits.
+    Nothing,
+}
+
+/// Work inside a batch.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Go on with a request.
+    Request(Box<super::request::RequestState>),
+    /// A step of a transaction, from another volcano or from this one.
+    Step {
+        /// Who asks.
+        from: VolcanoId,
+        /// The step.
+        step: Box<Step>,
+    },
+    /// The answer to a step that was asked here.
+    StepDone(Box<StepDone>),
+}
+
+/// A flare in memory, for the console.
+#[derive(Clone, Debug)]
+pub struct CachedFlare {
+    /// Its row.
+    pub row: FlareRow,
+    /// Its names, where they are in memory too.
+    pub links: Vec<LinkRow>,
+}
+
+/// Counters of a volcano since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Operations of clients served.
+    pub operations: u64,
+    /// Requests passed on to another owner.
+    pub forwarded: u64,
+    /// Operations committed as owner.
+    pub committed: u64,
+    /// Operations applied as copy.
+    pub applied: u64,
+    /// Requests that wait in the engine.
+    pub parked: u64,
+    /// Transactions under way.
+    pub transactions: u64,
+}
+
+/// What waits for an operation to be acknowledged by all in-sync copies.
+#[derive(Debug)]
+pub(super) enum Release {
+    /// A reply to a client.
+    Reply {
+        token: u64,
+        reply: Box<Reply>,
+        payload: Bytes,
+    },
+    /// A step, on its way to the owner of its key.
+    Step(Box<Step>),
+    /// The answer to a step.
+    StepDone { to: VolcanoId, done: Box<StepDone> },
+}
+
+/// The outcome of one operation.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Answered; content read goes into the payload.
+    Done(Answer, Bytes),
+    /// The request waits elsewhere (transaction, disk, parking) and comes back by itself.
+    Waits,
+}
+
+impl Outcome {
+    pub(super) fn done(answer: Answer) -> Outcome {
+        Outcome::Done(answer, Bytes::new())
+    }
+}
+
+/// Records on their way to the copies of one slice.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    pub(super) records: Vec<Record>,
+}

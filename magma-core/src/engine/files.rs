@@ -1,0 +1,293 @@
+//! Content: open, close, read, write.
+
+use bytes::Bytes;
+
+use super::event::{Action, Io, IoDone, IoJob, Outcome};
+use super::request::{RequestState, Step};
+use super::Engine;
+use crate::effect::{ContentWrite, Effect};
+use crate::error::{OpError, OpResult};
+use crate::flare::{Attr, FlareRow, Kind, Layout};
+use crate::ids::{FlareRef, SessionId};
+use crate::key::Key;
+use crate::limits::INLINE_MAX;
+use crate::op::permission::{Access, may};
+use crate::op::setattr::{after_truncate, after_write, atime_due};
+use crate::op::Answer;
+use crate::store::{Store, StoreResult};
+
+/// The largest size of a file: what the kernel's signed offsets can name.
+pub(super) const SIZE_MAX: u64 = i64::MAX as u64;
+
+/// Reads up to this size are tried on the engine's thread when the pages are in memory.
+const READ_AT_ONCE: usize = 128 * 1024;
+
+impl<S: Store> Engine<S> {
+    pub(super) fn open(
+        &mut self,
+        state: &mut RequestState,
+        flare: FlareRef,
+        read: bool,
+        write: bool,
+        truncate: bool,
+    ) -> StoreResult<OpResult<Outcome>> {
+        let row = match self.live_file(flare)? {
+            Ok(row) => row,
+            Err(error) => return Ok(Err(error)),
+        };
+        let want = Access { read, write: write || truncate, exec: false };
+        if let Err(error) = may(&row, &state.request.cred, want) {
+            // A program that may be executed but not read is opened by the kernel to run it.
+            let exec = Access { read: false, write: false, exec: true };
+            if want.write || may(&row, &state.request.cred, exec).is_err() {
+                return Ok(Err(error));
+            }
+        }
+        let answer = if truncate && row.size > 0 {
+            let now = self.tick();
+            let mut row = after_truncate(&row, &state.request.cred, 0, now);
+            row.version = self.stamp(state.slice);
+            let attr = Attr::of(&row, 0);
+            let effects =
+                vec![Effect::PutFlare(Box::new(row)), Effect::Truncate(flare, 0)];
+            let answer = Answer::Attr(Box::new(attr));
+            self.commit_answer(state, effects, &answer)?;
+            answer
+        } else {
+            Answer::Attr(Box::new(Attr::of(&row, self.store.blocks(&row)?)))
+        };
+        self.add_open(flare.key(), state.request.session);
+        Ok(Ok(Outcome::done(answer)))
+    }
+
+    pub(super) fn add_open(&mut self, key: Key, session: SessionId) {
+        *self.opens.entry(key).or_default().entry(session).or_default() += 1;
+    }
+
+    /// Ends one open. The last one of a flare without names ends the flare.
+    pub(super) fn close(
+        &mut self,
+        state: &mut RequestState,
+        flare: FlareRef,
+    ) -> StoreResult<OpResult<Outcome>> {
+        let key = flare.key();
+        if let Some(sessions) = self.opens.get_mut(&key) {
+            if let Some(count) = sessions.get_mut(&state.request.session) {
+                *count -= 1;
+                if *count == 0 {
+                    sessions.remove(&state.request.session);
+                }
+            }
+            if sessions.is_empty() {
+                self.opens.remove(&key);
+                self.reap(key)?;
+            }
+        }
+        Ok(Ok(Outcome::done(Answer::Done)))
+    }
+
+    /// Drops a flare that has neither a name nor an open.
+    pub(super) fn reap(&mut self, key: Key) -> StoreResult<()> {
+        let Some(row) = self.cache.flare(&self.store, key)? else { return Ok(()) };
+        if row.nlink > 0 || row.nascent.is_some() || self.opens.contains_key(&key) {
+            return Ok(());
+        }
+        let Some(slice) = self.lava.slice_of(key).map(|slice| slice.id) else { return Ok(()) };
+        if self.owned.contains_key(&slice) {
+            self.commit(slice, vec![Effect::DropFlare(row.flare_ref())])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(
+        &mut self,
+        state: &mut RequestState,
+        flare: FlareRef,
+        offset: u64,
+        len: u32,
+    ) -> StoreResult<Step<S>> {
+        let row = match self.live_file(flare)? {
+            Ok(row) => row,
+            Err(error) => return Step::err(error),
+        };
+        let access = Access { read: true, write: false, exec: false };
+        if let Err(error) = self.may_handle(&row, state, access) {
+            return Step::err(error);
+        }
+        self.touch_atime(&row, state)?;
+        let len = row.size.saturating_sub(offset).min(u64::from(len)) as usize;
+        let eof = offset.saturating_add(len as u64) >= row.size;
+        let answer = Answer::Data { len: len as u32, eof, version: row.version };
+        if len == 0 {
+            return Step::ok(answer);
+        }
+        let at_once = match row.layout {
+            Layout::Inline => Some(self.store.read(&row, offset, len)?),
+            Layout::Segments => match self.store.content() {
+                None => Some(self.store.read(&row, offset, len)?),
+                Some(content) if len <= READ_AT_ONCE => {
+                    content.try_read_cached(flare, 0, offset, len)
+                }
+                Some(_) => None,
+            },
+        };
+        if let Some(data) = at_once {
+            state.out.push(padded(data, len));
+            return Step::ok(answer);
+        }
+        Step::waits(move |engine, state| {
+            let job = engine.token();
+            engine.io.insert(job, Io::Read(state));
+            engine.act(Action::Io { job, io: IoJob::Read { flare, offset, len } });
+            Ok(())
+        })
+    }
+
+    pub(super) fn io_done(&mut self, job: u64, done: IoDone) -> StoreResult<()> {
+        match self.io.remove(&job) {
+            Some(Io::Read(mut state)) => {
+                let answer = match done {
+                    IoDone::Read(data) => {
+                        // What was read may be of an operation that came after the request:
+                        // the reply waits for the last one on this key.
+                        state.gate = state.gate.max(self.gate(state.slice, state.request.key));
+                        let version = self
+                            .cache
+                            .flare(&self.store, state.request.key)?
+                            .map(|row| row.version)
+                            .unwrap_or_default();
+                        let len = data.len() as u32;
+                        state.out.push(data);
+                        Ok(Answer::Data { len, eof: false, version })
+                    }
+                    IoDone::Failed(error) => Err(error),
+                    IoDone::Synced | IoDone::Started => Err(OpError::Io),
+                };
+                self.finish_op(state, answer)
+            }
+            Some(Io::Sync(token)) => {
+                self.content_synced(token, matches!(done, IoDone::Synced));
+                Ok(())
+            }
+            Some(Io::Nothing) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn write(
+        &mut self,
+        state: &mut RequestState,
+        flare: FlareRef,
+        offset: u64,
+        len: u32,
+        append: bool,
+        sync: bool,
+    ) -> StoreResult<Step<S>> {
+        let row = match self.live_file(flare)? {
+            Ok(row) => row,
+            Err(error) => return Step::err(error),
+        };
+        let access = Access { read: false, write: true, exec: false };
+        if let Err(error) = self.may_handle(&row, state, access) {
+            return Step::err(error);
+        }
+        let data = state.payload.split_to((len as usize).min(state.payload.len()));
+        let offset = if append { row.size } else { offset };
+        let end = match offset.checked_add(u64::from(len)) {
+            Some(end) if end <= SIZE_MAX => end,
+            _ => return Step::err(OpError::TooBig),
+        };
+        if len == 0 {
+            return Step::ok(Answer::Written { offset, size: row.size });
+        }
+        if self.full || self.a_copy_is_full(state) {
+            return Step::err(OpError::NoSpace);
+        }
+        let now = self.tick();
+        let mut new = after_write(&row, &state.request.cred, end, now);
+        new.version = self.stamp(state.slice);
+        let spills = row.layout == Layout::Inline && end > INLINE_MAX;
+        if spills {
+            new.layout = Layout::Segments;
+        }
+        let size = new.size;
+        let mut effects = vec![Effect::PutFlare(Box::new(new))];
+        if spills && row.size > 0 {
+            effects.push(Effect::Spill(flare));
+        }
+        effects.push(Effect::Write(ContentWrite { flare, segment: 0, offset, len, data }));
+        let answer = Answer::Written { offset, size };
+        self.commit_answer(state, effects, &answer)?;
+        self.start_writeback();
+        if sync {
+            return self.fsync_with(state, flare, Some(answer));
+        }
+        Step::ok(answer)
+    }
+
+    /// Content that was written a while ago starts its way to the disk, so that no fsync
+    /// meets a backlog.
+    pub(super) fn start_writeback(&mut self) {
+        let Some(content) = self.store.content() else { return };
+        for range in content.due_writeback() {
+            let job = self.token();
+            self.io.insert(job, Io::Nothing);
+            let io = IoJob::WriteBack { flare: range.flare, offset: range.offset, len: range.len };
+            self.act(Action::Io { job, io });
+        }
+    }
+
+    /// A read shows in the access time by the rule of relatime; nobody waits for it.
+    fn touch_atime(&mut self, row: &FlareRow, state: &RequestState) -> StoreResult<()> {
+        let now = self.tick();
+        if !atime_due(row, now) || self.full {
+            return Ok(());
+        }
+        let mut row = row.clone();
+        row.atime = now;
+        self.commit(state.slice, vec![Effect::PutFlare(Box::new(row))])?;
+        Ok(())
+    }
+
+    /// Whether the session may do I/O: it has the file open (permission was checked then),
+    /// or the permission bits allow it, or it is the owner's (as NFS servers have it, for a
+    /// file that was opened before this volcano restarted).
+    fn may_handle(&self, row: &FlareRow, state: &RequestState, want: Access) -> OpResult<()> {
+        let cred = &state.request.cred;
+        let opened = self
+            .opens
+            .get(&row.key)
+            .is_some_and(|sessions| sessions.contains_key(&state.request.session));
+        if opened || cred.uid == row.uid {
+            return Ok(());
+        }
+        may(row, cred, want)
+    }
+
+    fn a_copy_is_full(&self, state: &RequestState) -> bool {
+        self.owned.get(&state.slice).is_some_and(|owned| {
+            owned.copies.iter().any(|(id, copy)| copy.counts && self.full_peers.contains(id))
+        })
+    }
+
+    /// A regular file that is there in this incarnation.
+    pub(super) fn live_file(&mut self, flare: FlareRef) -> StoreResult<OpResult<FlareRow>> {
+        Ok(match self.live(flare)? {
+            Ok(row) => match row.kind {
+                Kind::File => Ok(row),
+                Kind::Directory => Err(OpError::IsDirectory),
+                _ => Err(OpError::Invalid),
+            },
+            Err(error) => Err(error),
+        })
+    }
+}
+
+/// Content that is shorter on the disk than the file is a hole at its end.
+fn padded(data: Bytes, len: usize) -> Bytes {
+    if data.len() >= len {
+        return data.slice(..len);
+    }
+    let mut all = data.to_vec();
+    all.resize(len, 0);
+    all.into()
+}

@@ -1,0 +1,268 @@
+//! What time brings: retries, limits, copies that are missing, and what a crash left.
+
+use bytes::Bytes;
+
+use super::event::Work;
+use super::parking::Wait;
+use super::{Action, CachedFlare, Engine, Statistics};
+use crate::agreement::Change;
+use crate::error::OpError;
+use crate::flare::LinkState;
+use crate::ids::{SliceId, VolcanoId};
+use crate::key::{Key, ROOT};
+use crate::lava::copies::{CopyPlan, copy_plan};
+use crate::limits::{JOURNAL_RECORDS, SHIP_WINDOW_BYTES};
+use crate::op::Credentials;
+use crate::store::{Store, StoreResult};
+use crate::wire::peer::PeerMessage;
+
+/// The slower part of the housekeeping is done this often, in milliseconds.
+const SLOWLY_MS: u64 = 500;
+/// Unfinished flares looked at in one round.
+const UNSETTLED_AT_A_TIME: usize = 256;
+/// Storage is called full below this many free bytes, or a hundredth of it if that is less.
+const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+impl<S: Store> Engine<S> {
+    pub(super) fn peer_message(
+        &mut self,
+        from: VolcanoId,
+        message: Box<PeerMessage>,
+        payload: Bytes,
+    ) -> StoreResult<()> {
+        match *message {
+            PeerMessage::Ship { slice, epoch, records } => {
+                self.shipped(from, slice, epoch, records, payload)
+            }
+            PeerMessage::ShipAck { slice, seq, .. } => self.ship_ack(from, slice, seq),
+            PeerMessage::ShipFrom { slice, have } => self.ship_from(from, slice, have),
+            PeerMessage::CopyBegin { slice, epoch } => self.copy_begin(from, slice, epoch),
+            PeerMessage::CopyRows { slice, epoch, rows, cursor, done } => {
+                self.copy_rows(from, slice, epoch, rows, cursor, done, payload)
+            }
+            PeerMessage::CopyAck { slice, done, .. } => self.copy_ack(from, slice, done),
+            PeerMessage::SyncTo { slice, flare, seq, token } => {
+                self.sync_to(from, slice, flare, seq, token)
+            }
+            PeerMessage::Synced { token, ok, .. } => {
+                self.synced(from, token, ok);
+                Ok(())
+            }
+            PeerMessage::Step(step) => self.step(from, step),
+            PeerMessage::StepDone(done) => self.step_done(done),
+        }
+    }
+
+    /// Clients are served from now on. What a crash left unfinished is driven to its end.
+    pub(super) fn serve(&mut self) -> StoreResult<()> {
+        if self.serving {
+            return Ok(());
+        }
+        self.serving = true;
+        self.settle_all(true)
+    }
+
+    pub(super) fn housekeeping(&mut self) -> StoreResult<()> {
+        let now = self.now.moment;
+        for work in self.parking.overdue(now) {
+            self.turn_away(work, OpError::TryAgain);
+        }
+        self.resend_steps(None);
+        self.clear_some()?;
+        if now.0 < self.last_housekeeping + SLOWLY_MS {
+            return Ok(());
+        }
+        self.last_housekeeping = now.0;
+        self.watch_space()?;
+        self.remind_syncs();
+        let unattached: Vec<SliceId> =
+            self.held.iter().filter(|(_, held)| !held.attached).map(|(id, _)| *id).collect();
+        for slice in unattached {
+            self.attach(slice);
+        }
+        let long: Vec<(SliceId, crate::ids::Seq)> = self
+            .owned
+            .iter()
+            .map(|(id, owned)| (*id, owned.acked))
+            .chain(self.held.iter().map(|(id, held)| (*id, held.position.1)))
+            .filter(|(_, seq)| seq.0 > JOURNAL_RECORDS)
+            .collect();
+        for (slice, seq) in long {
+            self.store.trim_journal(slice, crate::ids::Seq(seq.0 - JOURNAL_RECORDS))?;
+        }
+        if self.serving {
+            self.plan_copies();
+            self.settle_all(false)?;
+        }
+        Ok(())
+    }
+
+    /// Follows the space of the storage: below the reserve only what frees space goes on.
+    fn watch_space(&mut self) -> StoreResult<()> {
+        let space = self.store.space()?;
+        if space.total == 0 {
+            return Ok(());
+        }
+        let full = space.free < RESERVE_BYTES.min(space.total / 20);
+        if full != self.full {
+            self.full = full;
+            if full {
+                tracing::error!(free = space.free, total = space.total,
+                    "the storage is full: only deletes go on until there is space (reserve kept)");
+            } else {
+                tracing::info!(free = space.free, "the storage has space again");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the storage of this volcano is full.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Proposes what the copies of our slices need next.
+    fn plan_copies(&mut self) {
+        for plan in copy_plan(&self.lava, self.me) {
+            let handing = |slice: SliceId| {
+                self.owned.get(&slice).is_none_or(|owned| owned.handing.is_some())
+            };
+            match plan {
+                CopyPlan::Add { slice, volcano } if !handing(slice) => {
+                    self.propose(Change::AddCopy { slice, volcano });
+                }
+                CopyPlan::Remove { slice, volcano } if !handing(slice) => {
+                    self.propose(Change::RemoveCopy { slice, volcano });
+                }
+                CopyPlan::Fill { slice, volcano } => self.propose_in_sync(slice, volcano),
+                CopyPlan::Add { .. } | CopyPlan::Remove { .. } => {}
+            }
+        }
+    }
+
+    /// Proposes a change, one at a time: the next round proposes what is still needed.
+    pub(super) fn propose(&mut self, change: Change) {
+        if self.proposing.is_some() {
+            return;
+        }
+        self.proposing = Some(change.clone());
+        self.act(Action::Propose(Box::new(change)));
+    }
+
+    pub(super) fn proposed(&mut self, change: &Change, accepted: bool) {
+        if self.proposing.as_ref() == Some(change) {
+            self.proposing = None;
+        }
+        tracing::debug!(target: "magma::r", ?change, accepted, "a proposal was decided");
+    }
+
+    /// Drives what is unfinished in our slices: after a start everything, later only what no
+    /// transaction here is about.
+    fn settle_all(&mut self, start: bool) -> StoreResult<()> {
+        let ranges: Vec<(SliceId, Key, Key)> =
+            self.owned.values().map(|owned| (owned.id, owned.start, owned.end)).collect();
+        for (slice, start_key, end) in ranges {
+            for key in self.store.unsettled(start_key, end, UNSETTLED_AT_A_TIME)? {
+                self.settle(key)?;
+            }
+            if start {
+                for row in self.store.outbox(start_key, end, UNSETTLED_AT_A_TIME)? {
+                    self.drive_outbox(&row)?;
+                }
+            }
+            if self.owned.get(&slice).is_some_and(|o| o.start <= ROOT && ROOT <= o.end)
+                && let Some((tx, decider)) = self.rename_lock()?
+                && self.is_overdue(ROOT)
+            {
+                self.resolve(ROOT, tx, decider);
+            }
+        }
+        self.seen_unsettled.retain(|_, seen| *seen == self.rounds || *seen + 1 == self.rounds);
+        self.rounds += 1;
+        Ok(())
+    }
+
+    /// Whether something about a key was unfinished in the round before too: what is just
+    /// under way is left alone.
+    fn is_overdue(&mut self, key: Key) -> bool {
+        let round = self.rounds;
+        let seen = self.seen_unsettled.insert(key, round);
+        round == 0 || seen.is_some_and(|seen| seen + 1 == round)
+    }
+
+    fn settle(&mut self, key: Key) -> StoreResult<()> {
+        if !self.is_overdue(key) {
+            return Ok(());
+        }
+        let Some(row) = self.cache.flare(&self.store, key)? else { return Ok(()) };
+        for link in self.cache.links(&self.store, key)? {
+            match link.state {
+                LinkState::Settled => {}
+                LinkState::Nascent(tx) => {
+                    if !self.pending.contains_key(&tx) {
+                        self.drive_nascent(key, tx, None, false)?;
+                    }
+                }
+                LinkState::Going(tx) => {
+                    if !self.pending.contains_key(&tx) {
+                        // Permission was checked when the request came; the removal is
+                        // repeated as the volcano itself.
+                        self.drive_going(key, tx, None, &Credentials::root())?;
+                    }
+                }
+                LinkState::HeldOld(tx, decider) | LinkState::HeldNew(tx, decider) => {
+                    self.resolve(key, tx, decider);
+                }
+            }
+        }
+        if row.is_dir() {
+            for prepared in self.store.prepared_entries(key, 16)? {
+                if let Some(prepared) = prepared.prepared {
+                    self.resolve(key, prepared.tx, prepared.decider);
+                }
+            }
+        }
+        if row.nlink == 0 && self.started.plus_ms(crate::limits::SESSION_MS) <= self.now.moment {
+            self.reap(key)?;
+        }
+        Ok(())
+    }
+
+    /// Slices with room on the way to their copies again let writes go on.
+    pub(super) fn wake_roomy_slices(&mut self) {
+        let roomy: Vec<SliceId> = self
+            .owned
+            .values()
+            .filter(|owned| owned.handing.is_none() && owned.in_flight <= SHIP_WINDOW_BYTES / 2)
+            .map(|owned| owned.id)
+            .collect();
+        for slice in roomy {
+            let woken: Vec<Work> = self.parking.wake(Wait::Slice(slice)).collect();
+            self.local.extend(woken);
+        }
+    }
+
+    /// Counters since the start.
+    pub fn statistics(&self) -> Statistics {
+        Statistics {
+            parked: self.parking.len() as u64,
+            transactions: self.pending.len() as u64,
+            ..self.statistics
+        }
+    }
+
+    /// The flares in memory, for the console.
+    pub fn cached(&self) -> Vec<CachedFlare> {
+        self.cache.list()
+    }
+
+    /// For each slice owned or copied here: the last operation.
+    pub fn positions(&self) -> Vec<(SliceId, crate::ids::Stamp)> {
+        let owned = self.owned.values().map(|owned| (owned.id, self.lava.epoch, owned.last));
+        let held = self.held.iter().map(|(id, held)| (*id, held.position.0, held.position.1));
+        owned
+            .chain(held)
+            .map(|(id, epoch, seq)| (id, crate::ids::Stamp(id, epoch, seq)))
+            .collect()
+    }
+}

@@ -1,0 +1,417 @@
+//! A client's request: routing, exactly-once, and the list of operations in it.
+
+use bytes::{Bytes, BytesMut};
+
+use super::event::{Action, Origin, Outcome, Release, Work};
+use super::parking::Wait;
+use super::Engine;
+use crate::effect::Effect;
+use crate::error::{OpError, OpResult};
+use crate::flare::ReplyRow;
+use crate::ids::{Seq, SessionId, SliceId, TxId};
+use crate::key::Key;
+use crate::limits::{ATTR_BATCH_MAX, HOPS_MAX, IO_MAX, OPS_PER_REQUEST_MAX, SLOTS_PER_SESSION};
+use crate::op::{Answer, Op};
+use crate::store::{Store, StoreResult};
+use crate::wire::codec;
+use crate::wire::flare_protocol::{Reply, Request};
+
+/// The session of the volcanos themselves (console, housekeeping): it changes nothing twice
+/// because nobody repeats its requests.
+pub(super) const INTERNAL: SessionId = SessionId(0);
+
+/// A request on its way through its list of operations.
+#[derive(Debug)]
+pub(super) struct RequestState {
+    pub(super) origin: Origin,
+    pub(super) request: Request,
+    /// Content to write that no operation has taken yet.
+    pub(super) payload: Bytes,
+    pub(super) results: Vec<Result<Answer, OpError>>,
+    /// Content that was read.
+    pub(super) out: Vec<Bytes>,
+    /// The slice that served it.
+    pub(super) slice: SliceId,
+    /// The operation that the reply waits for.
+    pub(super) gate: Seq,
+    /// Exactly-once was looked up.
+    checked: bool,
+}
+
+impl RequestState {
+    /// The transaction of the operation that is being done.
+    pub(super) fn tx(&self) -> TxId {
+        let step = self.results.len().min(usize::from(u8::MAX)) as u8;
+        TxId(self.request.session, self.request.slot, self.request.seq, step)
+    }
+
+    fn op(&self) -> Option<&Op> {
+        self.request.ops.get(self.results.len())
+    }
+
+    fn mutates(&self) -> bool {
+        self.request.ops.iter().any(Op::is_mutation)
+    }
+
+    /// The row that keeps the answer of a slot: what is done so far, with this answer.
+    pub(super) fn reply_row(&self, answer: &Result<Answer, OpError>) -> Option<Effect> {
+        let request = &self.request;
+        if request.session == INTERNAL {
+            return None;
+        }
+        let mut results = self.results.clone();
+        results.push(answer.clone());
+        let reply = codec::encode(&results).ok()?;
+        Some(Effect::PutReply(Box::new(ReplyRow {
+            key: request.key,
+            session: request.session,
+            slot: request.slot,
+            seq: request.seq,
+            step: 0,
+            reply,
+        })))
+    }
+}
+
+impl<S: Store> Engine<S> {
+    pub(super) fn client_request(
+        &mut self,
+        origin: Origin,
+        request: Request,
+        payload: Bytes,
+    ) -> StoreResult<()> {
+        self.clock.receive(request.clock, self.now.wall_nanos);
+        let state = RequestState {
+            origin,
+            payload,
+            results: Vec::new(),
+            out: Vec::new(),
+            slice: SliceId(0),
+            gate: Seq(0),
+            checked: false,
+            request,
+        };
+        if let Err(error) = check_bounds(&state) {
+            self.refuse(state, error);
+            return Ok(());
+        }
+        self.run_request(state)
+    }
+
+    /// Runs or resumes a request; called again whenever its reason to wait is gone.
+    pub(super) fn run_request(&mut self, mut state: RequestState) -> StoreResult<()> {
+        if !self.serving {
+            self.refuse(state, OpError::TryAgain);
+            return Ok(());
+        }
+        let request = &state.request;
+        if request.epoch > self.lava.epoch {
+            let wait = Wait::Epoch(request.epoch);
+            self.park(wait, Work::Request(Box::new(state)));
+            return Ok(());
+        }
+        if request.session != INTERNAL && !self.lava.has_session(request.session) {
+            self.refuse(state, OpError::SessionEnded);
+            return Ok(());
+        }
+        let Some(slice) = self.lava.slice_of(request.key) else {
+            self.refuse(state, OpError::TryAgain);
+            return Ok(());
+        };
+        if slice.owner != self.me {
+            let to = slice.owner;
+            self.forward(state, to);
+            return Ok(());
+        }
+        state.slice = slice.id;
+        let Some(owned) = self.owned.get(&state.slice) else {
+            self.refuse(state, OpError::TryAgain);
+            return Ok(());
+        };
+        let crowded = owned.in_flight > crate::limits::SHIP_WINDOW_BYTES && state.mutates();
+        if owned.handing.is_some() || crowded {
+            let wait = Wait::Slice(state.slice);
+            self.park(wait, Work::Request(Box::new(state)));
+            return Ok(());
+        }
+        if !state.checked && state.mutates() && state.request.session != INTERNAL {
+            state.checked = true;
+            match self.known_reply(&mut state)? {
+                Known::New => {}
+                Known::Done => {
+                    self.reply(state);
+                    return Ok(());
+                }
+                Known::UnderWay => return Ok(()),
+                Known::Overtaken => {
+                    self.refuse(state, OpError::Overtaken);
+                    return Ok(());
+                }
+            }
+        }
+        self.run_ops(state)
+    }
+
+    /// Whether the request was done before, or is being done.
+    fn known_reply(&mut self, state: &mut RequestState) -> StoreResult<Known> {
+        let request = &state.request;
+        let (session, slot, seq) = (request.session, request.slot, request.seq);
+        for step in 0..request.ops.len() as u8 {
+            if let Some(pending) = self.pending.get_mut(&TxId(session, slot, seq, step)) {
+                // Sent again while under way: the answer goes to whoever asked last.
+                if let Some(waiting) = &mut pending.state {
+                    waiting.origin = state.origin;
+                }
+                return Ok(Known::UnderWay);
+            }
+        }
+        let Some(row) = self.store.reply(state.slice, session, slot)? else {
+            return Ok(Known::New);
+        };
+        if row.seq > seq {
+            return Ok(Known::Overtaken);
+        }
+        if row.seq < seq {
+            return Ok(Known::New);
+        }
+        state.results = codec::decode(&row.reply).unwrap_or_default();
+        let failed = state.results.last().is_some_and(Result::is_err);
+        if failed || state.results.len() >= state.request.ops.len() {
+            return Ok(Known::Done);
+        }
+        Ok(Known::New)
+    }
+
+    fn run_ops(&mut self, mut state: RequestState) -> StoreResult<()> {
+        loop {
+            let Some(op) = state.op().cloned() else {
+                self.reply(state);
+                return Ok(());
+            };
+            self.statistics.operations += 1;
+            state.gate = state.gate.max(self.gate(state.slice, state.request.key));
+            match self.run_op(&mut state, op)? {
+                Step::Answered(answer) => {
+                    let failed = answer.is_err();
+                    state.results.push(answer);
+                    if failed {
+                        self.reply(state);
+                        return Ok(());
+                    }
+                }
+                Step::Waits(register) => return register(self, Box::new(state)),
+            }
+        }
+    }
+
+    fn run_op(&mut self, state: &mut RequestState, op: Op) -> StoreResult<Step<S>> {
+        let outcome = match op {
+            Op::Guess { parent, name } => self.guess(state, parent, &name)?,
+            Op::LookupEntry { dir, name } => return self.lookup_entry(state, dir, name),
+            Op::GetAttr(flare) => return self.get_attr(state, flare),
+            Op::GetRoot => self.get_root(state)?,
+            Op::GetAttrs(flares) => self.get_attrs(state, &flares)?,
+            Op::SetAttr(flare, set) => self.set_attr(state, flare, &set)?,
+            Op::Create { parent, name, new } => return self.create(state, parent, name, new),
+            Op::Link { flare, parent, name } => return self.link(state, flare, parent, name),
+            Op::Unlink { flare, parent, name } => {
+                return self.unlink(state, flare, parent, name, false);
+            }
+            Op::Rmdir { flare, parent, name } => {
+                return self.unlink(state, flare, parent, name, true);
+            }
+            rename @ Op::Rename { .. } => return self.rename(state, rename),
+            Op::Open { flare, read, write, truncate } => {
+                self.open(state, flare, read, write, truncate)?
+            }
+            Op::Close(flare) => self.close(state, flare)?,
+            Op::Read { flare, offset, len } => return self.read(state, flare, offset, len),
+            Op::Write { flare, offset, len, append, sync } => {
+                return self.write(state, flare, offset, len, append, sync);
+            }
+            Op::Fsync { flare, data_only } => return self.fsync(state, flare, data_only),
+            Op::ReadDir { dir, after, max_bytes } => {
+                return self.read_dir(state, dir, after, max_bytes);
+            }
+            Op::ReadLink(flare) => self.read_link(state, flare)?,
+            Op::GetXattr(flare, name) => self.get_xattr(state, flare, &name)?,
+            Op::SetXattr(flare, name, value, mode) => {
+                self.set_xattr(state, flare, name, value, mode)?
+            }
+            Op::ListXattr(flare) => self.list_xattr(state, flare)?,
+            Op::RemoveXattr(flare, name) => self.remove_xattr(state, flare, name)?,
+            Op::StatFs => self.statfs()?,
+            Op::Inspect(key) => self.inspect(key)?,
+        };
+        Ok(match outcome {
+            Ok(Outcome::Done(answer, payload)) => {
+                if !payload.is_empty() {
+                    state.out.push(payload);
+                }
+                Step::Answered(Ok(answer))
+            }
+            // Operations that wait have returned above.
+            Ok(Outcome::Waits) | Err(OpError::TryAgain) => Step::Answered(Err(OpError::TryAgain)),
+            Err(error) => Step::Answered(Err(error)),
+        })
+    }
+
+    /// Goes on with a request whose operation has ended.
+    pub(super) fn finish_op(
+        &mut self,
+        mut state: Box<RequestState>,
+        answer: Result<Answer, OpError>,
+    ) -> StoreResult<()> {
+        let failed = answer.is_err();
+        state.results.push(answer);
+        if failed {
+            self.reply(*state);
+            return Ok(());
+        }
+        self.run_ops(*state)
+    }
+
+    /// The reply leaves when every change that it saw is acknowledged.
+    pub(super) fn reply(&mut self, state: RequestState) {
+        let gate = state.gate;
+        let payload = match state.out.len() {
+            0 => Bytes::new(),
+            1 => state.out.into_iter().next().unwrap_or_default(),
+            _ => {
+                let mut all = BytesMut::new();
+                state.out.iter().for_each(|piece| all.extend_from_slice(piece));
+                all.freeze()
+            }
+        };
+        let reply = Reply {
+            clock: 0,
+            epoch: self.lava.epoch,
+            topology_changed: state.origin.proxied,
+            results: state.results,
+            lease: None,
+        };
+        let token = state.origin.token;
+        let release = Release::Reply { token, reply: Box::new(reply), payload };
+        self.release_at(state.slice, gate, release);
+    }
+
+    /// Answers with an error that ends the list.
+    pub(super) fn refuse(&mut self, mut state: RequestState, error: OpError) {
+        state.results.push(Err(error));
+        state.out.clear();
+        self.reply(state);
+    }
+
+    fn forward(&mut self, mut state: RequestState, to: crate::ids::VolcanoId) {
+        if state.request.hops >= HOPS_MAX {
+            self.refuse(state, OpError::TooManyHops);
+            return;
+        }
+        self.statistics.forwarded += 1;
+        state.request.hops += 1;
+        self.act(Action::Forward {
+            token: state.origin.token,
+            to,
+            request: Box::new(state.request),
+            payload: state.payload,
+        });
+    }
+
+    /// Parks work; what finds no room is told to try again.
+    pub(super) fn park(&mut self, wait: Wait, work: Work) {
+        if let Err(work) = self.parking.park(self.now.moment, wait, work) {
+            self.turn_away(work, OpError::Busy);
+        }
+    }
+
+    /// Tells whoever waits for work that it will not be done now.
+    pub(super) fn turn_away(&mut self, work: Work, error: OpError) {
+        match work {
+            Work::Request(state) => self.refuse(*state, error),
+            Work::Step { from, step } => self.step_failed(from, &step, error),
+            Work::StepDone(_) => {}
+        }
+    }
+
+    /// Brings back what waits for a key.
+    pub(super) fn wake_key(&mut self, key: Key) {
+        self.local.extend(self.parking.wake(Wait::Key(key)));
+    }
+
+    /// Commits an operation on the request's own slice together with the slot's reply.
+    pub(super) fn commit_answer(
+        &mut self,
+        state: &mut RequestState,
+        mut effects: Vec<Effect>,
+        answer: &Answer,
+    ) -> StoreResult<()> {
+        effects.extend(state.reply_row(&Ok(answer.clone())));
+        let seq = self.commit(state.slice, effects)?;
+        state.gate = state.gate.max(seq);
+        Ok(())
+    }
+}
+
+/// How an operation of the list went on.
+pub(super) enum Step<S: Store> {
+    /// It has ended.
+    Answered(Result<Answer, OpError>),
+    /// It waits: this takes the request and keeps it where it waits.
+    Waits(Register<S>),
+}
+
+type Register<S> = Box<dyn FnOnce(&mut Engine<S>, Box<RequestState>) -> StoreResult<()>>;
+
+impl<S: Store> Step<S> {
+    pub(super) fn err(error: OpError) -> StoreResult<Step<S>> {
+        Ok(Step::Answered(Err(error)))
+    }
+    pub(super) fn ok(answer: Answer) -> StoreResult<Step<S>> {
+        Ok(Step::Answered(Ok(answer)))
+    }
+    pub(super) fn waits(
+        register: impl FnOnce(&mut Engine<S>, Box<RequestState>) -> StoreResult<()> + 'static,
+    ) -> StoreResult<Step<S>> {
+        Ok(Step::Waits(Box::new(register)))
+    }
+    /// Waits until something about a key has been resolved.
+    pub(super) fn parks(key: Key) -> StoreResult<Step<S>> {
+        Step::waits(move |engine, state| {
+            engine.park(Wait::Key(key), Work::Request(state));
+            Ok(())
+        })
+    }
+}
+
+/// What is known of a request's slot.
+enum Known {
+    New,
+    Done,
+    UnderWay,
+    Overtaken,
+}
+
+fn check_bounds(state: &RequestState) -> OpResult<()> {
+    let request = &state.request;
+    if request.ops.is_empty() || request.ops.len() > OPS_PER_REQUEST_MAX {
+        return Err(OpError::ArgumentTooBig);
+    }
+    if request.slot.0 >= SLOTS_PER_SESSION || !request.cred.is_bounded() {
+        return Err(OpError::ArgumentTooBig);
+    }
+    let mut writes = 0usize;
+    for op in &request.ops {
+        match op {
+            Op::Write { len, .. } => writes = writes.saturating_add(*len as usize),
+            Op::Read { len, .. } if *len as usize > IO_MAX => return Err(OpError::ArgumentTooBig),
+            Op::GetAttrs(flares) if flares.len() > ATTR_BATCH_MAX => {
+                return Err(OpError::ArgumentTooBig);
+            }
+            _ => {}
+        }
+    }
+    if writes != state.payload.len() || writes > IO_MAX {
+        return Err(OpError::Invalid);
+    }
+    Ok(())
+}

@@ -1,0 +1,253 @@
+//! Operations on their way to the copies, and their arrival there.
+//!
+//! An owner sends each operation once, in order, to every copy that is live. A copy that was
+//! away says how far it came ([`PeerMessage::ShipFrom`]); the owner goes on from its journal
+//! and then live. A copy applies in order, refuses an older epoch, and answers a gap by
+//! saying where it is.
+
+use bytes::Bytes;
+
+use super::slices::Stream;
+use super::{Action, Engine};
+use crate::agreement::Change;
+use crate::effect::{Effect, Record};
+use crate::ids::{Epoch, Seq, SliceId, VolcanoId};
+use crate::store::{Store, StoreResult};
+use crate::wire::peer::PeerMessage;
+
+/// Operations sent in one message while a copy catches up.
+const CATCH_UP_BATCH: usize = 64;
+
+impl<S: Store> Engine<S> {
+    /// At the end of a batch: the operations decided in it, one message a slice and copy.
+    pub(super) fn flush_ships(&mut self) {
+        let epoch = self.lava.epoch;
+        for owned in self.owned.values_mut() {
+            if owned.outgoing.is_empty() {
+                continue;
+            }
+            let records = std::mem::take(&mut owned.outgoing);
+            let slice = owned.id;
+            let mut targets: Vec<VolcanoId> = owned
+                .copies
+                .iter()
+                .filter(|(_, copy)| matches!(copy.stream, Stream::Live | Stream::Filling(_)))
+                .map(|(volcano, _)| *volcano)
+                .collect();
+            let payload: Vec<Bytes> = records.iter().flat_map(Record::payload).cloned().collect();
+            let last = targets.pop();
+            for to in targets {
+                let message = PeerMessage::Ship { slice, epoch, records: records.clone() };
+                let payload = payload.clone();
+                self.actions.push(Action::Send { to, message: Box::new(message), payload });
+            }
+            if let Some(to) = last {
+                let message = PeerMessage::Ship { slice, epoch, records };
+                self.actions.push(Action::Send { to, message: Box::new(message), payload });
+            }
+        }
+    }
+
+    /// Owner: a copy has applied operations.
+    pub(super) fn ship_ack(
+        &mut self,
+        from: VolcanoId,
+        slice: SliceId,
+        seq: Seq,
+    ) -> StoreResult<()> {
+        let Some(owned) = self.owned.get_mut(&slice) else { return Ok(()) };
+        let last = owned.last;
+        let Some(copy) = owned.copies.get_mut(&from) else { return Ok(()) };
+        if seq > last {
+            tracing::warn!(target: "magma::r", %slice, %seq, %last, "a copy acknowledges what was never decided");
+            return Ok(());
+        }
+        copy.acked = copy.acked.max(seq);
+        if let Stream::CatchingUp(sent) = copy.stream
+            && seq >= sent
+        {
+            self.catch_up(from, slice)?;
+        }
+        self.propose_in_sync(slice, from);
+        Ok(())
+    }
+
+    /// Owner: a copy says what it holds.
+    pub(super) fn ship_from(
+        &mut self,
+        from: VolcanoId,
+        slice: SliceId,
+        have: Option<(Epoch, Seq)>,
+    ) -> StoreResult<()> {
+        let in_sync = self.lava.slice(slice).and_then(|s| s.copy_on(from)).map(|c| c.in_sync);
+        let Some(owned) = self.owned.get_mut(&slice) else { return Ok(()) };
+        let last = owned.last;
+        let Some(copy) = owned.copies.get_mut(&from) else { return Ok(()) };
+        match (in_sync, have) {
+            (Some(true), Some((_, seq))) if seq <= last => {
+                copy.acked = seq;
+                copy.stream = Stream::CatchingUp(seq);
+                self.catch_up(from, slice)
+            }
+            (Some(true), have) => {
+                // It holds less than it said once, or more than we ever decided: it must be
+                // filled anew, which only a change of the lava may begin.
+                tracing::warn!(target: "magma::r", %slice, ?have, %last, volcano = %self.lava.nick(from),
+                    "a copy does not fit its owner's history and is filled anew");
+                self.propose(Change::RemoveCopy { slice, volcano: from });
+                Ok(())
+            }
+            (Some(false), _) => self.begin_fill(from, slice),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// Owner: sends the next operations from the journal, or goes live. A message goes out in
+    /// any case: it tells the copy that its word was heard.
+    fn catch_up(&mut self, to: VolcanoId, slice: SliceId) -> StoreResult<()> {
+        // What this batch has decided so far goes to the copies that are live already; this
+        // one finds it in the journal.
+        self.flush_ships();
+        let Some(owned) = self.owned.get(&slice) else { return Ok(()) };
+        let last = owned.last;
+        let Some(copy) = owned.copies.get(&to) else { return Ok(()) };
+        let Stream::CatchingUp(sent) = copy.stream else { return Ok(()) };
+        let Some(records) = self.store.journal_after(slice, sent, CATCH_UP_BATCH)? else {
+            tracing::warn!(target: "magma::r", %slice, %sent, volcano = %self.lava.nick(to),
+                "the journal does not reach back far enough: the copy is filled anew");
+            self.propose(Change::RemoveCopy { slice, volcano: to });
+            return Ok(());
+        };
+        let reached = records.last().map_or(sent, |record| record.seq);
+        if let Some(copy) = self.owned.get_mut(&slice).and_then(|o| o.copies.get_mut(&to)) {
+            copy.stream =
+                if reached >= last { Stream::Live } else { Stream::CatchingUp(reached) };
+        }
+        let payload = records.iter().flat_map(Record::payload).cloned().collect();
+        let message = PeerMessage::Ship { slice, epoch: self.lava.epoch, records };
+        self.act(Action::Send { to, message: Box::new(message), payload });
+        Ok(())
+    }
+
+    /// Copy: operations have arrived.
+    pub(super) fn shipped(
+        &mut self,
+        from: VolcanoId,
+        slice: SliceId,
+        epoch: Epoch,
+        records: Vec<Record>,
+        mut payload: Bytes,
+    ) -> StoreResult<()> {
+        let Some(held) = self.held.get_mut(&slice) else {
+            // Not ours (any more), or the lava that makes it ours is still on its way: the
+            // owner asks again when we say what we hold.
+            return Ok(());
+        };
+        held.attached = true;
+        if epoch < held.position.0 {
+            tracing::warn!(target: "magma::r", %slice, %epoch, known = %held.position.0, from = %self.lava.nick(from),
+                "operations of an older epoch are refused");
+            return Ok(());
+        }
+        for mut record in records {
+            if record.take_payload(&mut payload).is_err() {
+                tracing::warn!(target: "magma::r", %slice, from = %self.lava.nick(from), "an operation came without its content");
+                return Ok(());
+            }
+            self.clock.receive(record.clock, self.now.wall_nanos);
+            self.apply_shipped(from, slice, record)?;
+        }
+        let Some(held) = self.held.get(&slice) else { return Ok(()) };
+        if held.whole {
+            let (epoch, seq) = held.position;
+            self.send(from, PeerMessage::ShipAck { slice, epoch, seq });
+        }
+        Ok(())
+    }
+
+    fn apply_shipped(
+        &mut self,
+        from: VolcanoId,
+        slice: SliceId,
+        record: Record,
+    ) -> StoreResult<()> {
+        let Some(held) = self.held.get_mut(&slice) else { return Ok(()) };
+        if held.whole {
+            if record.seq <= held.position.1 {
+                return Ok(());
+            }
+            if record.seq != held.position.1.next() {
+                let have = Some(held.position);
+                self.send(from, PeerMessage::ShipFrom { slice, have });
+                return Ok(());
+            }
+            held.position = (record.epoch, record.seq);
+            self.store.apply(&record)?;
+            self.statistics.applied += 1;
+            for effect in &record.effects {
+                self.cache.applied(effect);
+                if let Effect::Cut { to, epoch, .. } = effect {
+                    self.copy_cut(from, *to, *epoch);
+                }
+            }
+            return Ok(());
+        }
+        // Being filled: only what lies at or before the cursor has come yet.
+        let cursor = held.cursor;
+        let behind = |effect: &Effect| {
+            matches!(effect, Effect::Cut { .. }) || cursor.is_some_and(|at| effect.key() <= at)
+        };
+        let effects: Vec<Effect> = record.effects.into_iter().filter(behind).collect();
+        self.store.apply_rows(slice, &effects)?;
+        for effect in &effects {
+            self.cache.applied(effect);
+        }
+        Ok(())
+    }
+
+    pub(super) fn peer_up(&mut self, volcano: VolcanoId) -> StoreResult<()> {
+        self.up.insert(volcano);
+        // As a copy: say what we hold of its slices.
+        let ours: Vec<SliceId> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.owner == volcano)
+            .map(|(slice, _)| *slice)
+            .collect();
+        for slice in ours {
+            if let Some(held) = self.held.get_mut(&slice) {
+                held.attached = false;
+            }
+            self.attach(slice);
+        }
+        // As an owner: what was on the way when the connection broke may be lost.
+        let slices: Vec<SliceId> = self.owned.keys().copied().collect();
+        for slice in slices {
+            let Some(copy) =
+                self.owned.get_mut(&slice).and_then(|owned| owned.copies.get_mut(&volcano))
+            else {
+                continue;
+            };
+            match copy.stream {
+                Stream::Down => {}
+                Stream::Live | Stream::CatchingUp(_) => {
+                    copy.stream = Stream::CatchingUp(copy.acked);
+                    self.catch_up(volcano, slice)?;
+                }
+                Stream::Filling(_) => self.begin_fill(volcano, slice)?,
+            }
+        }
+        self.resend_steps(Some(volcano));
+        self.resend_syncs(volcano);
+        Ok(())
+    }
+
+    pub(super) fn peer_down(&mut self, volcano: VolcanoId) {
+        self.up.remove(&volcano);
+        for owned in self.owned.values_mut() {
+            if let Some(copy) = owned.copies.get_mut(&volcano) {
+                copy.stream = Stream::Down;
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The state of the slices owned and copied, and the rule which replies may leave.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::event::Release;
+use crate::effect::Record;
+use crate::flare::FlareRow;
+use crate::ids::{Epoch, Seq, SliceId, VolcanoId};
+use crate::key::Key;
+
+/// A slice that this volcano owns: it orders the operations.
+#[derive(Debug)]
+pub(super) struct Owned {
+    pub(super) id: SliceId,
+    pub(super) start: Key,
+    pub(super) end: Key,
+    /// The last operation decided.
+    pub(super) last: Seq,
+    /// The last operation that has left our memory.
+    pub(super) committed: Seq,
+    /// The last operation that every copy that counts has acknowledged, and we committed.
+    pub(super) acked: Seq,
+    pub(super) copies: BTreeMap<VolcanoId, Copy>,
+    /// What waits for an operation to be acknowledged.
+    waiting: BTreeMap<Seq, Vec<Release>>,
+    /// Operations not acknowledged yet, with the keys that they changed and their content bytes.
+    unacked: VecDeque<(Seq, Vec<Key>, usize)>,
+    /// For each key changed by an operation not acknowledged yet: the last such operation.
+    dirty: HashMap<Key, Seq>,
+    /// Content bytes of the operations not acknowledged yet.
+    pub(super) in_flight: usize,
+    /// Operations of this batch, to be shipped when it ends.
+    pub(super) outgoing: Vec<Record>,
+    /// The slice is being handed over to this volcano.
+    pub(super) handing: Option<VolcanoId>,
+    /// It was told that nothing is under way any more.
+    pub(super) drained: bool,
+}
+
+/// A copy of an owned slice, as its owner sees it.
+#[derive(Debug)]
+pub(super) struct Copy {
+    /// The last operation that it acknowledged.
+    pub(super) acked: Seq,
+    /// Every operation waits for it: it is in sync, or proposed to be.
+    pub(super) counts: bool,
+    pub(super) stream: Stream,
+}
+
+/// What is being sent to a copy.
+#[derive(Debug)]
+pub(super) enum Stream {
+    /// Nothing: no connection, or it has not said what it holds.
+    Down,
+    /// Operations from the journal, up to this one so far.
+    CatchingUp(Seq),
+    /// Every operation as it is decided.
+    Live,
+    /// Rows of all keys in order, and every operation as it is decided.
+    Filling(Box<Fill>),
+}
+
+/// How far the filling of a copy has come.
+#[derive(Debug, Default)]
+pub(super) struct Fill {
+    /// The last key whose rows were sent.
+    pub(super) cursor: Option<Key>,
+    /// A big content that is being sent: the flare and the next offset.
+    pub(super) content: Option<(FlareRow, u64)>,
+    /// All rows were sent.
+    pub(super) sent_all: bool,
+}
+
+/// A slice that this volcano holds a copy of.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) owner: VolcanoId,
+    /// The last operation applied.
+    pub(super) position: (Epoch, Seq),
+    /// It holds everything. Otherwise live operations count only up to the cursor.
+    pub(super) whole: bool,
+    pub(super) cursor: Option<Key>,
+    /// The owner has answered since the connection came up.
+    pub(super) attached: bool,
+}
+
+impl Owned {
+    pub(super) fn new(id: SliceId, start: Key, end: Key, last: Seq) -> Owned {
+        Owned {
+            id,
+            start,
+            end,
+            last,
+            committed: last,
+            acked: last,
+            copies: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            unacked: VecDeque::new(),
+            dirty: HashMap::new(),
+            in_flight: 0,
+            outgoing: Vec::new(),
+            handing: None,
+            drained: false,
+        }
+    }
+
+    /// The operation that an answer about this key must wait for: nobody may see what a
+    /// failover could take back.
+    pub(super) fn gate(&self, key: Key) -> Option<Seq> {
+        self.dirty.get(&key).copied()
+    }
+
+    /// Takes note of an operation that was decided.
+    pub(super) fn decided(&mut self, seq: Seq, keys: Vec<Key>, bytes: usize) {
+        for key in &keys {
+            self.dirty.insert(*key, seq);
+        }
+        self.in_flight += bytes;
+        self.unacked.push_back((seq, keys, bytes));
+        self.last = seq;
+    }
+
+    /// Lets something wait until an operation is acknowledged.
+    pub(super) fn wait(&mut self, seq: Seq, release: Release) {
+        self.waiting.entry(seq).or_default().push(release);
+    }
+
+    /// Computes what is acknowledged now, and takes out what waited for it. An operation
+    /// counts when it is committed here and every copy that counts has applied it.
+    pub(super) fn advance(&mut self) -> Vec<Release> {
+        let slowest = self.copies.values().filter(|copy| copy.counts).map(|copy| copy.acked).min();
+        self.acked = self.committed.min(slowest.unwrap_or(self.committed)).max(self.acked);
+        while let Some((seq, _, _)) = self.unacked.front() {
+            if *seq > self.acked {
+                break;
+            }
+            if let Some((seq, keys, bytes)) = self.unacked.pop_front() {
+                self.in_flight -= bytes;
+                for key in keys {
+                    if self.dirty.get(&key) == Some(&seq) {
+                        self.dirty.remove(&key);
+                    }
+                }
+            }
+        }
+        let later = self.waiting.split_off(&self.acked.next());
+        std::mem::replace(&mut self.waiting, later).into_values().flatten().collect()
+    }
+
+    /// Whether nothing waits for an acknowledgement.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.acked == self.last && self.waiting.is_empty()
+    }
+
+    /// Takes out everything that waits, acknowledged or not: the slice has another owner.
+    pub(super) fn abandon(&mut self) -> Vec<Release> {
+        std::mem::take(&mut self.waiting).into_values().flatten().collect()
+    }
+}

@@ -1,0 +1,312 @@
+//! What other owners' transactions ask of a directory here: insert and remove entries.
+//!
+//! A step is idempotent, because whoever drives the transaction sends it again when an
+//! answer is lost: an insert finds its own entry, a removal finds it gone. Refusals are
+//! remembered as long as the slot's request may still be on its way, so that an insert that
+//! was refused, and whose flare was dropped, never succeeds later.
+
+use super::event::{Release, Work};
+use super::parking::Wait;
+use super::Engine;
+use crate::effect::Effect;
+use crate::error::{OpError, OpResult};
+use crate::flare::{Attr, Decision, EntryRow, FlareRow, Kind, LinkState, Name};
+use crate::ids::{FlareRef, Seq, SliceId, VolcanoId};
+use crate::limits::LINK_MAX;
+use crate::op::Credentials;
+use crate::op::mode::inherit;
+use crate::op::permission::{Access, may, may_delete};
+use crate::store::{Store, StoreResult};
+use crate::wire::peer::{Step, StepAnswer, StepBody, StepDone};
+
+/// How an entry may be inserted.
+pub(super) enum Inserting {
+    Refused(OpError),
+    /// Something else is under way with this directory or name.
+    Parks,
+    /// This very child is there under this name.
+    There,
+    /// The changes, and the child's attributes as they count now.
+    Effects(Vec<Effect>, Box<Attr>),
+}
+
+/// How an entry may be removed.
+pub(super) enum Removing {
+    Refused(OpError),
+    Parks,
+    Gone,
+    Effects(Vec<Effect>),
+}
+
+impl<S: Store> Engine<S> {
+    pub(super) fn step(&mut self, from: VolcanoId, step: Step) -> StoreResult<()> {
+        self.clock.receive(step.clock, self.now.wall_nanos);
+        let slice = match self.lava.slice_of(step.key) {
+            Some(slice) if slice.owner == self.me => slice.id,
+            _ => {
+                // The sender's lava, or ours, is old: it sends again.
+                self.step_failed(from, &step, OpError::TryAgain);
+                return Ok(());
+            }
+        };
+        if !self.serving || self.owned.get(&slice).is_none_or(|owned| owned.drained) {
+            self.step_failed(from, &step, OpError::TryAgain);
+            return Ok(());
+        }
+        match step.body.clone() {
+            StepBody::Insert { dir, name, attr, cred, inherit } => {
+                self.insert_step(from, slice, step, dir, &name, &attr, &cred, inherit)
+            }
+            StepBody::Remove { dir, name, child, kind, child_uid, cred } => {
+                match self.remove_entry(dir, &name, child, kind, child_uid, &cred)? {
+                    Removing::Refused(error) => {
+                        self.step_failed(from, &step, error);
+                        Ok(())
+                    }
+                    Removing::Parks => {
+                        self.park_step(from, step);
+                        Ok(())
+                    }
+                    Removing::Gone => {
+                        let seq = self.gate(slice, dir.key());
+                        self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Done));
+                        Ok(())
+                    }
+                    Removing::Effects(effects) => {
+                        let seq = self.commit(slice, effects)?;
+                        self.wake_key(dir.key());
+                        self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Done));
+                        Ok(())
+                    }
+                }
+            }
+            StepBody::PrepareEntry { .. }
+            | StepBody::PrepareMove { .. }
+            | StepBody::PrepareVictim { .. }
+            | StepBody::Finish(_)
+            | StepBody::Ask
+            | StepBody::LockRename
+            | StepBody::UnlockRename
+            | StepBody::GetParent(_) => self.rename_step(from, slice, step),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn insert_step(
+        &mut self,
+        from: VolcanoId,
+        slice: SliceId,
+        step: Step,
+        dir: FlareRef,
+        name: &Name,
+        attr: &Attr,
+        cred: &Credentials,
+        inherits: bool,
+    ) -> StoreResult<()> {
+        if self.store.decision(step.key, step.tx)? == Some(Decision::Aborted) {
+            self.step_failed(from, &step, OpError::Overtaken);
+            return Ok(());
+        }
+        match self.insert_entry(dir, name, attr, cred, inherits)? {
+            Inserting::Refused(error) => {
+                self.step_failed(from, &step, error);
+                Ok(())
+            }
+            Inserting::Parks => {
+                self.park_step(from, step);
+                Ok(())
+            }
+            Inserting::There => {
+                // Sent again: the entry is this transaction's own.
+                let mut attr = Box::new(attr.clone());
+                if inherits && let Ok(row) = self.live(dir)? {
+                    (attr.gid, attr.mode) = inherit(&row, cred, attr.kind, attr.mode);
+                }
+                let seq = self.gate(slice, dir.key());
+                self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Inserted(attr)));
+                Ok(())
+            }
+            Inserting::Effects(effects, attr) => {
+                let seq = self.commit(slice, effects)?;
+                self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Inserted(attr)));
+                Ok(())
+            }
+        }
+    }
+
+    /// The rule of an insert, with the effects on the directory.
+    pub(super) fn insert_entry(
+        &mut self,
+        dir: FlareRef,
+        name: &Name,
+        attr: &Attr,
+        cred: &Credentials,
+        inherits: bool,
+    ) -> StoreResult<Inserting> {
+        let row = match self.usable_dir(dir)? {
+            Ok(row) => row,
+            Err(DirBusy::Refused(error)) => return Ok(Inserting::Refused(error)),
+            Err(DirBusy::Parks) => return Ok(Inserting::Parks),
+        };
+        if let Some(entry) = self.store.entry(dir.key(), name)? {
+            if entry.child == attr.flare {
+                return Ok(Inserting::There);
+            }
+            if entry.prepared.is_some() || self.holds.contains_key(&(dir.key(), name.clone())) {
+                return Ok(Inserting::Parks);
+            }
+            return Ok(Inserting::Refused(OpError::Exists));
+        }
+        if self.holds.contains_key(&(dir.key(), name.clone())) {
+            return Ok(Inserting::Parks);
+        }
+        if let Err(error) = may(&row, cred, Access::WRITE_EXEC) {
+            return Ok(Inserting::Refused(error));
+        }
+        if self.full {
+            return Ok(Inserting::Refused(OpError::NoSpace));
+        }
+        let is_dir = attr.kind == Kind::Directory;
+        if is_dir && row.nlink >= LINK_MAX {
+            return Ok(Inserting::Refused(OpError::TooManyLinks));
+        }
+        let mut attr = Box::new(attr.clone());
+        if inherits {
+            (attr.gid, attr.mode) = inherit(&row, cred, attr.kind, attr.mode);
+        }
+        let mut row = self.changed_dir(row);
+        let entry = EntryRow {
+            name: name.clone(),
+            child: attr.flare,
+            kind: attr.kind,
+            cookie: row.next_cookie,
+            version: row.version,
+            prepared: None,
+        };
+        row.next_cookie += 1;
+        row.entries += 1;
+        row.nlink += u32::from(is_dir);
+        let effects = vec![
+            Effect::PutFlare(Box::new(row)),
+            Effect::PutEntry(dir.key(), Box::new(entry)),
+        ];
+        Ok(Inserting::Effects(effects, attr))
+    }
+
+    /// The rule of a removal, with the effects on the directory.
+    pub(super) fn remove_entry(
+        &mut self,
+        dir: FlareRef,
+        name: &Name,
+        child: FlareRef,
+        kind: Kind,
+        child_uid: u32,
+        cred: &Credentials,
+    ) -> StoreResult<Removing> {
+        let row = match self.live(dir)? {
+            Ok(row) => row,
+            Err(_) => return Ok(Removing::Gone),
+        };
+        let entry = match self.store.entry(dir.key(), name)? {
+            Some(entry) if entry.child == child => entry,
+            _ => return Ok(Removing::Gone),
+        };
+        if entry.prepared.is_some() || self.holds.contains_key(&(dir.key(), name.clone())) {
+            return Ok(Removing::Parks);
+        }
+        if let Err(error) = may_delete(&row, child_uid, cred) {
+            return Ok(Removing::Refused(error));
+        }
+        Ok(Removing::Effects(self.without_entry(row, name, kind)))
+    }
+
+    /// The effects of a directory losing an entry.
+    pub(super) fn without_entry(&mut self, row: FlareRow, name: &Name, kind: Kind) -> Vec<Effect> {
+        let dir = row.key;
+        let mut row = self.changed_dir(row);
+        row.entries = row.entries.saturating_sub(1);
+        if kind == Kind::Directory {
+            row.nlink = row.nlink.saturating_sub(1).max(2);
+        }
+        vec![Effect::PutFlare(Box::new(row)), Effect::DropEntry(dir, name.clone())]
+    }
+
+    /// A directory's row after a change of its entries.
+    pub(super) fn changed_dir(&mut self, mut row: FlareRow) -> FlareRow {
+        let now = self.tick();
+        if let Some(slice) = self.lava.slice_of(row.key).map(|slice| slice.id) {
+            row.version = self.stamp(slice);
+        }
+        row.mtime = now;
+        row.ctime = now;
+        row
+    }
+
+    /// A directory into which names may come: not one that is being removed.
+    pub(super) fn usable_dir(&mut self, dir: FlareRef) -> StoreResult<Result<FlareRow, DirBusy>> {
+        let row = match self.live(dir)? {
+            Ok(row) => row,
+            // The directory was removed, and its key perhaps used again.
+            Err(_) => return Ok(Err(DirBusy::Refused(OpError::NotFound))),
+        };
+        if !row.is_dir() {
+            return Ok(Err(DirBusy::Refused(OpError::NotDirectory)));
+        }
+        if row.nlink == 0 {
+            return Ok(Err(DirBusy::Refused(OpError::NotFound)));
+        }
+        let links = self.cache.links(&self.store, dir.key())?;
+        let leaving = links.iter().any(|link| {
+            matches!(link.state, LinkState::Going(_))
+                || matches!(link.state, LinkState::HeldOld(..)) && !self.moves_only(&links)
+        });
+        if leaving {
+            return Ok(Err(DirBusy::Parks));
+        }
+        Ok(Ok(row))
+    }
+
+    /// Whether a held directory is only moved (it has a link to come): inserts go on then.
+    fn moves_only(&self, links: &[crate::flare::LinkRow]) -> bool {
+        links.iter().any(|link| matches!(link.state, LinkState::HeldNew(..)))
+    }
+
+    fn park_step(&mut self, from: VolcanoId, step: Step) {
+        let wait = Wait::Key(step.key);
+        self.park(wait, Work::Step { from, step: Box::new(step) });
+    }
+
+    /// Answers a step with an error, which waits for nothing: nothing was changed.
+    pub(super) fn step_failed(&mut self, from: VolcanoId, step: &Step, error: OpError) {
+        // An error tells what a row looked like: it waits until that is acknowledged.
+        let slice = self.lava.slice_of(step.key).map(|slice| slice.id);
+        let seq = slice.map_or(Seq(0), |slice| self.gate(slice, step.key));
+        self.answer_step(from, step, slice.unwrap_or(SliceId(0)), seq, Err(error));
+    }
+
+    /// Answers a step when what it changed, or saw, is acknowledged.
+    pub(super) fn answer_step(
+        &mut self,
+        from: VolcanoId,
+        step: &Step,
+        slice: SliceId,
+        seq: Seq,
+        result: OpResult<StepAnswer>,
+    ) {
+        let done = StepDone {
+            tx: step.tx,
+            driver: step.driver,
+            key: step.key,
+            step: step.body.name(),
+            clock: 0,
+            result,
+        };
+        self.release_at(slice, seq, Release::StepDone { to: from, done: Box::new(done) });
+    }
+}
+
+/// Why a directory cannot take a name now.
+pub(super) enum DirBusy {
+    Refused(OpError),
+    Parks,
+}

@@ -1,0 +1,264 @@
+//! A new lava: slices come, go, are cut and change owner.
+
+use std::collections::BTreeMap;
+
+use super::parking::Wait;
+use super::slices::{Copy, Held, Owned, Stream};
+use super::Engine;
+use crate::effect::Effect;
+use crate::ids::{Seq, SessionId, SliceId, VolcanoId};
+use crate::key::{Key, ROOT};
+use crate::lava::{Lava, Slice};
+use crate::store::{Store, StoreResult};
+use crate::wire::flare_protocol::ToClient;
+use crate::wire::peer::PeerMessage;
+
+impl<S: Store> Engine<S> {
+    /// Follows a lava. Older ones, and the one that is known, change nothing.
+    pub(super) fn load_lava(&mut self, lava: Lava) -> StoreResult<()> {
+        if lava.epoch <= self.lava.epoch && self.lava.epoch.0 > 0 {
+            return Ok(());
+        }
+        let first = self.lava.epoch.0 == 0;
+        let before = std::mem::replace(&mut self.lava, lava);
+        let slices = self.lava.slices.clone();
+        for slice in &slices {
+            if slice.owner == self.me {
+                self.own_slice(slice, &before)?;
+            } else if slice.copy_on(self.me).is_some() {
+                self.copy_slice(slice, &before)?;
+            }
+        }
+        self.leave_slices(&slices)?;
+        if first {
+            self.clear_strangers()?;
+        }
+        self.end_sessions(&before)?;
+        self.forget_sync_copies();
+        if let Some(change) = &self.proposing {
+            tracing::debug!(target: "magma::r", ?change, epoch = %self.lava.epoch, "a proposal is under way");
+        }
+        let epoch = self.lava.epoch;
+        let woken = self.parking.wake_epochs(epoch);
+        self.local.extend(woken);
+        if !first {
+            for session in self.lava.sessions.iter().map(|session| session.id).collect::<Vec<_>>() {
+                self.act(super::Action::Tell { session, message: ToClient::LavaChanged(epoch) });
+            }
+        }
+        Ok(())
+    }
+
+    fn own_slice(&mut self, slice: &Slice, before: &Lava) -> StoreResult<()> {
+        if !self.owned.contains_key(&slice.id) {
+            let cut_from = before
+                .slice_of(slice.start)
+                .map(|old| old.id)
+                .filter(|old| *old != slice.id && self.owned.contains_key(old));
+            if let Some(from) = cut_from {
+                self.cut_owned(from, slice)?;
+            } else {
+                let promoted = self.held.remove(&slice.id).map(|held| held.position.1);
+                let stored = self.store.position(slice.id)?.map(|(_, seq)| seq);
+                let last = promoted.or(stored).unwrap_or_default();
+                let owned = Owned::new(slice.id, slice.start, slice.end, last);
+                self.owned.insert(slice.id, owned);
+                if promoted.is_some() {
+                    tracing::info!(target: "magma::r", slice = %slice.id, "this volcano is the owner now");
+                }
+            }
+        }
+        let Some(owned) = self.owned.get_mut(&slice.id) else { return Ok(()) };
+        (owned.start, owned.end) = (slice.start, slice.end);
+        let acked = owned.acked;
+        owned.copies.retain(|volcano, _| slice.copy_on(*volcano).is_some());
+        for copy in &slice.copies {
+            let known = owned.copies.entry(copy.volcano).or_insert(Copy {
+                acked,
+                counts: copy.in_sync,
+                stream: Stream::Down,
+            });
+            known.counts |= copy.in_sync;
+        }
+        if slice.contains(ROOT)
+            && owned.last == Seq(0)
+            && self.cache.flare(&self.store, ROOT)?.is_none()
+        {
+            self.create_root(slice.id)?;
+        }
+        Ok(())
+    }
+
+    /// The upper part of an owned slice becomes a slice of its own. The cut is an operation
+    /// of the old slice, so that its copies cut at the same point of its history.
+    fn cut_owned(&mut self, from: SliceId, slice: &Slice) -> StoreResult<()> {
+        let epoch = self.lava.epoch;
+        let effect =
+            Effect::Cut { to: slice.id, start: slice.start, end: slice.end, epoch };
+        self.commit(from, vec![effect])?;
+        let mut copies = BTreeMap::new();
+        if let Some(old) = self.owned.get(&from) {
+            for (volcano, copy) in &old.copies {
+                let live = copy.counts && matches!(copy.stream, Stream::Live);
+                let stream = if live { Stream::Live } else { Stream::Down };
+                copies.insert(*volcano, Copy { acked: Seq(0), counts: copy.counts, stream });
+            }
+        }
+        let mut owned = Owned::new(slice.id, slice.start, slice.end, Seq(0));
+        owned.copies = copies;
+        self.owned.insert(slice.id, owned);
+        Ok(())
+    }
+
+    fn copy_slice(&mut self, slice: &Slice, before: &Lava) -> StoreResult<()> {
+        let whole_in_lava = slice.copy_on(self.me).is_some_and(|copy| copy.in_sync);
+        if let Some(mut owned) = self.owned.remove(&slice.id) {
+            // It was ours and has moved: everything was acknowledged before.
+            let position = (self.lava.epoch, owned.last);
+            self.store.set_position(slice.id, position)?;
+            for release in owned.abandon() {
+                self.release(release);
+            }
+            let held =
+                Held { owner: slice.owner, position, whole: true, cursor: None, attached: false };
+            self.held.insert(slice.id, held);
+            self.local.extend(self.parking.wake(Wait::Slice(slice.id)));
+        }
+        match self.held.get_mut(&slice.id) {
+            Some(held) if held.owner == slice.owner => return Ok(()),
+            Some(held) => {
+                held.owner = slice.owner;
+                held.attached = false;
+            }
+            None => {
+                let stored = self.store.position(slice.id)?;
+                let cut = before.slice_of(slice.start).map(|old| old.id);
+                let cut_from_held = cut
+                    .filter(|old| *old != slice.id)
+                    .and_then(|old| self.held.get(&old))
+                    .is_some_and(|held| held.whole);
+                if stored.is_none() && (cut_from_held || whole_in_lava) {
+                    // The cut itself is still on its way in the stream of the old slice.
+                    return Ok(());
+                }
+                let held = Held {
+                    owner: slice.owner,
+                    position: stored.unwrap_or_default(),
+                    whole: stored.is_some(),
+                    cursor: None,
+                    attached: false,
+                };
+                self.held.insert(slice.id, held);
+            }
+        }
+        self.attach(slice.id);
+        Ok(())
+    }
+
+    /// As a copy: tells the owner what we hold.
+    pub(super) fn attach(&mut self, slice: SliceId) {
+        let Some(held) = self.held.get(&slice) else { return };
+        if self.up.contains(&held.owner) {
+            let (owner, have) = (held.owner, held.whole.then_some(held.position));
+            self.send(owner, PeerMessage::ShipFrom { slice, have });
+        }
+    }
+
+    /// Slices that are neither ours nor copied here any more. Their rows go in the
+    /// background, and only now that the lava says that others hold them.
+    fn leave_slices(&mut self, slices: &[Slice]) -> StoreResult<()> {
+        let me = self.me;
+        let mine = |id: &SliceId| {
+            slices.iter().any(|s| s.id == *id && (s.owner == me || s.copy_on(me).is_some()))
+        };
+        let gone: Vec<SliceId> =
+            self.owned.keys().chain(self.held.keys()).filter(|id| !mine(id)).copied().collect();
+        for id in gone {
+            if let Some(mut owned) = self.owned.remove(&id) {
+                for release in owned.abandon() {
+                    self.release(release);
+                }
+                self.local.extend(self.parking.wake(Wait::Slice(id)));
+            }
+            self.held.remove(&id);
+            if let Some(slice) = slices.iter().find(|slice| slice.id == id) {
+                tracing::info!(target: "magma::r", slice = %id, "its rows here are no longer needed");
+                self.clearing.push((id, slice.start, slice.end));
+            }
+        }
+        Ok(())
+    }
+
+    /// At a start: rows of slices that went elsewhere while we were clearing them.
+    fn clear_strangers(&mut self) -> StoreResult<()> {
+        for slice in self.lava.slices.clone() {
+            let ours = slice.owner == self.me || slice.copy_on(self.me).is_some();
+            if !ours && self.store.last_key(slice.start, slice.end)?.is_some() {
+                self.clearing.push((slice.id, slice.start, slice.end));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a bounded number of rows that are no longer ours.
+    pub(super) fn clear_some(&mut self) -> StoreResult<()> {
+        let Some((id, start, end)) = self.clearing.last().copied() else { return Ok(()) };
+        let ours_again = self.lava.slices.iter().any(|slice| {
+            slice.start <= end
+                && start <= slice.end
+                && (slice.owner == self.me || slice.copy_on(self.me).is_some())
+        });
+        if ours_again {
+            self.clearing.pop();
+            return Ok(());
+        }
+        self.cache.clear();
+        if !self.store.clear_range(id, start, end, 256)? {
+            self.store.forget_slice(id)?;
+            self.clearing.pop();
+        }
+        Ok(())
+    }
+
+    /// Opens of sessions that have ended are closed.
+    fn end_sessions(&mut self, before: &Lava) -> StoreResult<()> {
+        let ended: Vec<SessionId> = before
+            .sessions
+            .iter()
+            .map(|session| session.id)
+            .filter(|id| !self.lava.has_session(*id))
+            .collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let mut closed: Vec<Key> = Vec::new();
+        for (key, sessions) in &mut self.opens {
+            sessions.retain(|session, _| !ended.contains(session));
+            if sessions.is_empty() {
+                closed.push(*key);
+            }
+        }
+        for key in closed {
+            self.opens.remove(&key);
+            self.reap(key)?;
+        }
+        Ok(())
+    }
+
+    /// Stops ordering operations of a slice; when nothing is under way, its shell is told.
+    pub(super) fn hand_over(&mut self, slice: SliceId, to: VolcanoId) {
+        if let Some(owned) = self.owned.get_mut(&slice) {
+            owned.handing = Some(to);
+            owned.drained = false;
+        }
+    }
+
+    /// The slice stays: what waited goes on.
+    pub(super) fn resume(&mut self, slice: SliceId) {
+        if let Some(owned) = self.owned.get_mut(&slice) {
+            owned.handing = None;
+            owned.drained = false;
+        }
+        self.local.extend(self.parking.wake(Wait::Slice(slice)));
+    }
+}

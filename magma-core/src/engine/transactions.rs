@@ -1,0 +1,134 @@
+//! Transactions that this volcano drives: what they wait for, and what comes next.
+
+use std::collections::BTreeMap;
+
+use super::event::Release;
+use super::rename::RenameTx;
+use super::request::RequestState;
+use super::Engine;
+use crate::error::OpError;
+use crate::flare::Name;
+use crate::ids::{FlareRef, Seq, SliceId, TxId, VolcanoId};
+use crate::key::Key;
+use crate::limits::HEARTBEAT_MS;
+use crate::store::{Store, StoreResult};
+use crate::time::Moment;
+use crate::wire::peer::{Step, StepBody, StepDone, StepName};
+
+/// A step without answer is sent again after this long, in milliseconds.
+const RESEND_MS: u64 = 1_000;
+
+/// A transaction under way.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// The slice of the driving flare.
+    pub(super) slice: SliceId,
+    /// The client's request; none for what is resolved after a crash.
+    pub(super) state: Option<Box<RequestState>>,
+    pub(super) kind: Kind,
+    /// Steps sent and not answered.
+    pub(super) outstanding: BTreeMap<(Key, StepName), Step>,
+    /// Steps are not sent before this operation of the slice is acknowledged.
+    pub(super) gate: Seq,
+    pub(super) send_again: Moment,
+}
+
+/// What a transaction does.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// The entry of a new flare is being inserted.
+    Create { flare: FlareRef, parent: FlareRef, name: Name, open: bool },
+    /// The entry of another link is being inserted.
+    Link { flare: FlareRef, parent: FlareRef, name: Name },
+    /// The entry of a link is being removed.
+    Unlink { flare: FlareRef, parent: FlareRef, name: Name },
+    /// A rename, decided here.
+    Rename(Box<RenameTx>),
+    /// Rows of this key are held by a rename decided elsewhere: what was decided?
+    Resolve(Key),
+}
+
+impl<S: Store> Engine<S> {
+    /// Begins a transaction whose first step leaves when `gate` is acknowledged.
+    pub(super) fn begin_tx(
+        &mut self,
+        tx: TxId,
+        state: Option<Box<RequestState>>,
+        slice: SliceId,
+        gate: Seq,
+        kind: Kind,
+    ) {
+        let send_again = self.now.moment.plus_ms(RESEND_MS);
+        let outstanding = BTreeMap::new();
+        self.pending.insert(tx, Pending { slice, state, kind, outstanding, gate, send_again });
+    }
+
+    /// Sends a step of a pending transaction when its gate is acknowledged.
+    pub(super) fn tx_step(&mut self, tx: TxId, driver: Key, key: Key, body: StepBody) {
+        let step = Step { tx, driver, key, clock: 0, body };
+        let Some(pending) = self.pending.get_mut(&tx) else { return };
+        pending.outstanding.insert((key, step.body.name()), step.clone());
+        let (slice, gate) = (pending.slice, pending.gate);
+        self.release_at(slice, gate, Release::Step(Box::new(step)));
+    }
+
+    /// The answer to a step that was asked here.
+    pub(super) fn step_done(&mut self, done: StepDone) -> StoreResult<()> {
+        self.clock.receive(done.clock, self.now.wall_nanos);
+        let Some(pending) = self.pending.get_mut(&done.tx) else { return Ok(()) };
+        let place = (done.key, done.step);
+        if !pending.outstanding.contains_key(&place) {
+            return Ok(());
+        }
+        if matches!(done.result, Err(OpError::TryAgain | OpError::Busy)) {
+            pending.send_again = self.now.moment.plus_ms(HEARTBEAT_MS / 2);
+            return Ok(());
+        }
+        pending.outstanding.remove(&place);
+        if matches!(pending.kind, Kind::Rename(_)) {
+            return self.rename_step_done(done);
+        }
+        let Some(pending) = self.pending.remove(&done.tx) else { return Ok(()) };
+        let (tx, slice, state) = (done.tx, pending.slice, pending.state);
+        match pending.kind {
+            Kind::Create { flare, parent, name, open } => {
+                self.create_done(tx, slice, state, flare, parent, name, open, done.result)
+            }
+            Kind::Link { flare, parent, name } => {
+                self.link_done(slice, state, flare, parent, name, done.result)
+            }
+            Kind::Unlink { flare, parent, name } => {
+                self.unlink_done(slice, state, flare, parent, name, done.result)
+            }
+            Kind::Resolve(key) => self.resolved(slice, key, tx, done.result),
+            Kind::Rename(_) => Ok(()),
+        }
+    }
+
+    /// Sends again what has no answer: to one volcano that came back, or what is overdue.
+    pub(super) fn resend_steps(&mut self, to: Option<VolcanoId>) {
+        let now = self.now.moment;
+        let mut again = Vec::new();
+        for pending in self.pending.values_mut() {
+            let acked = self.owned.get(&pending.slice).is_some_and(|o| o.acked >= pending.gate);
+            let due = match to {
+                Some(_) => true,
+                None => pending.send_again <= now,
+            };
+            if !acked || !due {
+                continue;
+            }
+            pending.send_again = now.plus_ms(RESEND_MS);
+            again.extend(
+                pending
+                    .outstanding
+                    .values()
+                    .filter(|step| to.is_none() || self.lava.owner_of(step.key) == to)
+                    .cloned(),
+            );
+        }
+        for step in again {
+            self.send_step(step);
+        }
+    }
+}
