@@ -1,14 +1,27 @@
 //! The lava: who is in the ring, which slices each owns, which copies are in sync, as of an
-//! epoch. A plain value; the legal transitions are in [`change`].
+//! epoch. A plain value.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`change`] | the legal transitions, one entry of the agreement each |
+//! | [`check`] | what makes a lava valid that comes from outside |
+//! | [`copies`] | where copies belong, and the next steps towards that |
+//! | [`join`] | where a join cuts a slice |
 
 pub mod change;
+pub mod check;
+pub mod copies;
 pub mod join;
+#[cfg(test)]
+mod samples;
 
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::ids::{Epoch, Generation, NetworkId, SessionId, SliceId, VolcanoId};
 use crate::key::{self, Key};
+pub use copies::{CopyPlan, copy_plan};
+pub use join::{Cut, choose_cut, cut_for_join};
 
 /// The topology of a lava network as of an epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,8 +47,23 @@ pub const SESSIONS_MAX: usize = 4096;
 pub const VOLCANOS_MAX: usize = 1024;
 /// Most slices of a lava network.
 pub const SLICES_MAX: usize = 16 * 1024;
-/// Longest nickname or host name of a volcano in bytes.
+/// Most copies beside the owner that a slice may be asked to have.
+pub const REDUNDANCY_MAX: u8 = 7;
+/// Most copies of a slice at a time: the wanted ones, those that they replace until they are in
+/// sync, and one more for each that has just become so.
+pub const COPIES_MAX: usize = 16;
+/// Longest host name of a volcano in bytes.
 pub const HOST_NAME_MAX: usize = 253;
+/// Longest nickname of a volcano in bytes.
+pub const NICK_MAX: usize = 63;
+/// Longest label of a session in bytes; what is longer is cut.
+pub const SESSION_LABEL_MAX: usize = 255;
+/// Entries of the agreement's log that are kept.
+pub const AGREEMENT_ENTRIES: u64 = 1000;
+/// Entries of the agreement's log that are kept with the whole lava that they led to.
+pub const AGREEMENT_LAVAS: u64 = 16;
+/// Largest size of a file, the kernel's own bound (`MAX_LFS_FILESIZE`).
+pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
 
 /// Most events that wait for the engine of a volcano.
 pub const ENGINE_QUEUE: usize = 4096;
@@ -113,6 +128,8 @@ const _: () = assert!(SYMLINK_MAX as u64 <= INLINE_MAX);
 const _: () = assert!(XATTR_VALUE_MAX < FRAME_HEADER_MAX);
 const _: () = assert!(READDIR_BYTES_MAX < FRAME_HEADER_MAX);
 const _: () = assert!(ENGINE_BATCH <= ENGINE_QUEUE);
+const _: () = assert!(2 * (REDUNDANCY_MAX as usize) < COPIES_MAX);
+const _: () = assert!(AGREEMENT_LAVAS <= AGREEMENT_ENTRIES);
 const _: () = assert!(BULK_THRESHOLD < IO_MAX);
 const _: () = assert!(SLOTS_PER_SESSION as usize <= CALLS_PER_CONNECTION);
 const _: () = assert!(HEARTBEAT_MS * 5 < VOLCANO_SILENT_MS + HEARTBEAT_MS);

@@ -3,6 +3,13 @@
 //! A request is a short list of operations on one key. Each operation that needs more than a
 //! row lookup has a file of its own below this one with the rule that decides it.
 
+pub mod mode;
+pub mod permission;
+#[cfg(test)]
+mod samples;
+pub mod setattr;
+pub mod xattr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::OpError;
