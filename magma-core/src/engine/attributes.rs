@@ -10,9 +10,11 @@ use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, Kind, Layout};
 use crate::ids::FlareRef;
 use crate::key::Key;
-use crate::limits::{INLINE_MAX, XATTR_LIST_MAX, XATTR_VALUE_MAX};
+use crate::limits::INLINE_MAX;
 use crate::op::setattr::set_attr;
-use crate::op::xattr::{check_xattr_name, may_get_xattr, may_set_xattr};
+use crate::op::xattr::{
+    check_xattr_name, check_xattr_set, list_xattrs, may_get_xattr, may_set_xattr,
+};
 use crate::op::{Answer, Inspection, SetAttr, XattrMode};
 use crate::store::{Store, StoreResult};
 
@@ -80,9 +82,6 @@ impl<S: Store> Engine<S> {
             Ok(new) => new,
             Err(error) => return Ok(Err(error)),
         };
-        if new.size > super::files::SIZE_MAX {
-            return Ok(Err(OpError::TooBig));
-        }
         new.version = self.stamp(state.slice);
         let mut effects = Vec::new();
         if row.kind == Kind::File && set.size.is_some() && new.size != row.size {
@@ -113,7 +112,7 @@ impl<S: Store> Engine<S> {
             Err(error) => return Ok(Err(error)),
         };
         let allowed = check_xattr_name(name)
-            .and_then(|()| may_get_xattr(&row, &state.request.cred, name));
+            .and_then(|_| may_get_xattr(&row, name, &state.request.cred));
         if let Err(error) = allowed {
             return Ok(Err(error));
         }
@@ -136,28 +135,16 @@ impl<S: Store> Engine<S> {
             Err(error) => return Ok(Err(error)),
         };
         let allowed = check_xattr_name(&name)
-            .and_then(|()| may_set_xattr(&row, &state.request.cred, &name));
+            .and_then(|_| may_set_xattr(&row, &name, &state.request.cred));
         if let Err(error) = allowed {
             return Ok(Err(error));
-        }
-        if value.len() > XATTR_VALUE_MAX {
-            return Ok(Err(OpError::ArgumentTooBig));
         }
         if self.full {
             return Ok(Err(OpError::NoSpace));
         }
-        let there = self.store.xattr(row.key, &name)?.is_some();
-        match (mode, there) {
-            (XattrMode::Create, true) => return Ok(Err(OpError::Exists)),
-            (XattrMode::Replace, false) => return Ok(Err(OpError::NoAttribute)),
-            _ => {}
-        }
-        if !there {
-            let names = self.store.xattr_names(row.key)?;
-            let listed: usize = names.iter().map(|name| name.len() + 1).sum();
-            if listed + name.len() + 1 > XATTR_LIST_MAX {
-                return Ok(Err(OpError::NoSpace));
-            }
+        let names = self.store.xattr_names(row.key)?;
+        if let Err(error) = check_xattr_set(&name, &value, mode, visible(&names)) {
+            return Ok(Err(error));
         }
         row.ctime = self.tick();
         row.version = self.stamp(state.slice);
@@ -176,17 +163,9 @@ impl<S: Store> Engine<S> {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
         };
-        let mut list = Vec::new();
-        for name in self.store.xattr_names(row.key)? {
-            // Names that no client can use are Magma's own; trusted ones are root's.
-            let own = name.first() == Some(&0);
-            let hidden = name.starts_with(b"trusted.") && !state.request.cred.is_root();
-            if !own && !hidden {
-                list.extend_from_slice(&name);
-                list.push(0);
-            }
-        }
-        Ok(Ok(Outcome::done(Answer::Value(list))))
+        let names = self.store.xattr_names(row.key)?;
+        let list = list_xattrs(visible(&names), &state.request.cred);
+        Ok(list.map(|list| Outcome::done(Answer::Value(list))))
     }
 
     pub(super) fn remove_xattr(
@@ -200,7 +179,7 @@ impl<S: Store> Engine<S> {
             Err(error) => return Ok(Err(error)),
         };
         let allowed = check_xattr_name(&name)
-            .and_then(|()| may_set_xattr(&row, &state.request.cred, &name));
+            .and_then(|_| may_set_xattr(&row, &name, &state.request.cred));
         if let Err(error) = allowed {
             return Ok(Err(error));
         }
@@ -246,15 +225,16 @@ impl<S: Store> Engine<S> {
         let names = self.store.xattr_names(key)?;
         let inspection = Inspection {
             links: self.cache.links(&self.store, key)?,
-            xattrs: names
-                .into_iter()
-                .filter(|name| name.first() != Some(&0))
-                .map(ByteBuf::from)
-                .collect(),
+            xattrs: visible(&names).map(ByteBuf::from).collect(),
             content: self.store.content_place(&row),
             volcano: self.lava.nick(self.me),
             row,
         };
         Ok(Ok(Outcome::done(Answer::Inspection(Box::new(inspection)))))
     }
+}
+
+/// The names that clients know of: those that begin with NUL are Magma's own.
+fn visible(names: &[Vec<u8>]) -> impl Iterator<Item = &[u8]> {
+    names.iter().map(Vec::as_slice).filter(|name| name.first() != Some(&0))
 }

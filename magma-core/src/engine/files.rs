@@ -12,12 +12,9 @@ use crate::ids::{FlareRef, SessionId};
 use crate::key::Key;
 use crate::limits::INLINE_MAX;
 use crate::op::permission::{Access, may};
-use crate::op::setattr::{after_truncate, after_write, atime_due};
-use crate::op::Answer;
+use crate::op::setattr::{after_write, atime_due, set_attr, write_end};
+use crate::op::{Answer, SetAttr};
 use crate::store::{Store, StoreResult};
-
-/// The largest size of a file: what the kernel's signed offsets can name.
-pub(super) const SIZE_MAX: u64 = i64::MAX as u64;
 
 /// Reads up to this size are tried on the engine's thread when the pages are in memory.
 const READ_AT_ONCE: usize = 128 * 1024;
@@ -43,9 +40,13 @@ impl<S: Store> Engine<S> {
                 return Ok(Err(error));
             }
         }
-        let answer = if truncate && row.size > 0 {
+        let answer = if truncate {
             let now = self.tick();
-            let mut row = after_truncate(&row, &state.request.cred, 0, now);
+            let cut = SetAttr { size: Some(0), by_handle: true, ..SetAttr::default() };
+            let mut row = match set_attr(&row, &state.request.cred, &cut, now) {
+                Ok(row) => row,
+                Err(error) => return Ok(Err(error)),
+            };
             row.version = self.stamp(state.slice);
             let attr = Attr::of(&row, 0);
             let effects =
@@ -126,7 +127,7 @@ impl<S: Store> Engine<S> {
             Layout::Segments => match self.store.content() {
                 None => Some(self.store.read(&row, offset, len)?),
                 Some(content) if len <= READ_AT_ONCE => {
-                    content.try_read_cached(flare, 0, offset, len)
+                    content.try_read_cached(flare, 0, offset, len)?
                 }
                 Some(_) => None,
             },
@@ -192,9 +193,9 @@ impl<S: Store> Engine<S> {
         }
         let data = state.payload.split_to((len as usize).min(state.payload.len()));
         let offset = if append { row.size } else { offset };
-        let end = match offset.checked_add(u64::from(len)) {
-            Some(end) if end <= SIZE_MAX => end,
-            _ => return Step::err(OpError::TooBig),
+        let end = match write_end(offset, u64::from(len)) {
+            Ok(end) => end,
+            Err(error) => return Step::err(error),
         };
         if len == 0 {
             return Step::ok(Answer::Written { offset, size: row.size });

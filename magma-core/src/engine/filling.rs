@@ -53,7 +53,7 @@ impl<S: Store> Engine<S> {
         if fill.sent_all {
             return Ok(());
         }
-        let mut batch = std::mem::take(fill);
+        let mut batch = std::mem::take(&mut **fill);
         let mut effects = Vec::new();
         let mut bytes = 0;
         while bytes < COPY_BATCH_BYTES {

@@ -120,7 +120,7 @@ impl<S: Store> Engine<S> {
             }
             None => {}
         }
-        if let Err(error) = may(&row, cred, Access::WRITE_EXEC) {
+        if let Err(error) = may(&row, cred, Access::CHANGE_ENTRIES) {
             return Ok(Err(error));
         }
         let prepared = Prepared { tx: step.tx, decider: step.driver, becomes };

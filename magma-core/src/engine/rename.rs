@@ -96,7 +96,7 @@ impl<S: Store> Engine<S> {
                 Some(_) => {}
             }
         }
-        if let Err(error) = may(&row, &cred, Access::WRITE_EXEC) {
+        if let Err(error) = may(&row, &cred, Access::CHANGE_ENTRIES) {
             return Step::err(error);
         }
         let victim = match (&entry, mode) {

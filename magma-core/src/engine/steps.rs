@@ -160,7 +160,7 @@ impl<S: Store> Engine<S> {
         if self.holds.contains_key(&(dir.key(), name.clone())) {
             return Ok(Inserting::Parks);
         }
-        if let Err(error) = may(&row, cred, Access::WRITE_EXEC) {
+        if let Err(error) = may(&row, cred, Access::CHANGE_ENTRIES) {
             return Ok(Inserting::Refused(error));
         }
         if self.full {
