@@ -1,0 +1,128 @@
+//! Connections to the other members: dialled, watched, dialled again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use magma_core::ids::VolcanoId;
+use magma_core::lava::Lava;
+use magma_core::wire::codec;
+use magma_core::wire::flare_protocol::FlareHello;
+use magma_core::wire::node_protocol::NodeHello;
+use tokio::task::JoinHandle;
+
+use crate::node::{Node, lock};
+use crate::transport::{Connection, Endpoint, Protocol, SharedService};
+
+/// Waits between two attempts to reach a member: from the first to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How often a connection is looked at.
+const WATCH: Duration = Duration::from_millis(50);
+
+/// Keeps one connection of a protocol to every other member.
+pub struct Dialler {
+    node: Arc<Node>,
+    protocol: Protocol,
+    endpoint: Endpoint,
+    service: SharedService,
+    tasks: Mutex<HashMap<VolcanoId, JoinHandle<()>>>,
+}
+
+impl Dialler {
+    /// A dialler that has nobody to reach yet.
+    pub fn new(
+        node: Arc<Node>,
+        protocol: Protocol,
+        endpoint: Endpoint,
+        service: SharedService,
+    ) -> Arc<Dialler> {
+        Arc::new(Dialler { node, protocol, endpoint, service, tasks: Mutex::default() })
+    }
+
+    /// Follows the lava: dials new members, leaves those that are gone.
+    pub fn follow(self: &Arc<Self>, lava: &Lava) {
+        let mut tasks = lock(&self.tasks);
+        tasks.retain(|id, task| {
+            let member = lava.volcano(*id).is_some();
+            if !member {
+                task.abort();
+            }
+            member
+        });
+        for volcano in &lava.volcanos {
+            if volcano.id != self.node.id && !tasks.contains_key(&volcano.id) {
+                let dialler = self.clone();
+                let id = volcano.id;
+                tasks.insert(id, tokio::spawn(async move { dialler.keep(id).await }));
+            }
+        }
+    }
+
+    /// Stops dialling.
+    pub fn stop(&self) {
+        for (_, task) in lock(&self.tasks).drain() {
+            task.abort();
+        }
+    }
+
+    async fn keep(&self, id: VolcanoId) {
+        let mut wait = BACKOFF.0;
+        loop {
+            let addr = self.node.lava().volcano(id).map(|volcano| match self.protocol {
+                Protocol::Flare => volcano.info.flare_addr(),
+                Protocol::Node => volcano.info.node_addr(),
+            });
+            let (Some(addr), Some(hello)) = (addr, self.hello()) else { return };
+            match self.endpoint.connect(addr, hello, self.service.clone()).await {
+                Ok((connection, _)) => {
+                    wait = BACKOFF.0;
+                    self.links().up(id, connection.clone());
+                    self.tell(id, true);
+                    while connection.is_open() {
+                        tokio::time::sleep(WATCH).await;
+                    }
+                    self.links().down(id, &connection);
+                    self.tell(id, false);
+                }
+                Err(error) => {
+                    tracing::debug!(target: "magma::n", volcano = %self.node.lava().nick(id), "{error}");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+
+    fn hello(&self) -> Option<Bytes> {
+        let identity = self.node.identity();
+        let hello = match self.protocol {
+            Protocol::Flare => codec::encode(&FlareHello::Volcano(identity)),
+            Protocol::Node => codec::encode(&NodeHello::Volcano(identity)),
+        };
+        hello.ok().map(Bytes::from)
+    }
+
+    fn links(&self) -> &crate::node::Links {
+        match self.protocol {
+            Protocol::Flare => &self.node.flare_links,
+            Protocol::Node => &self.node.node_links,
+        }
+    }
+
+    fn tell(&self, id: VolcanoId, up: bool) {
+        tracing::info!(target: "magma::n", volcano = %self.node.lava().nick(id), protocol = ?self.protocol,
+            "{}", if up { "connected" } else { "connection lost" });
+        if self.protocol == Protocol::Flare {
+            let event = if up {
+                magma_core::engine::Event::PeerUp(id)
+            } else {
+                magma_core::engine::Event::PeerDown(id)
+            };
+            self.node.engine.post_surely(event);
+        }
+    }
+}
+
+/// Which connection a member's messages come from, for services.
+pub type Roles<R> = Mutex<HashMap<u64, (R, Connection)>>;
