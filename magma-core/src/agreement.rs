@@ -4,6 +4,8 @@
 //! carried by the coordinator alone (the holder of the key of `/.dht`); an elected group
 //! takes its place behind the same trait.
 
+pub mod coordinator;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, NetworkId, SessionId, SliceId, VolcanoId};

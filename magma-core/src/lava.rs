@@ -13,7 +13,7 @@ pub mod check;
 pub mod copies;
 pub mod join;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
