@@ -20,7 +20,7 @@ use crate::keyspace::{HandOverDrained, ProposeChange, RouteForward};
 use crate::links::Roles;
 use crate::node::{Node, lock, post};
 use crate::replica::{FromPeer, ToPeer};
-use crate::supervision::{GuardedContext, Handle, Inner, Panic};
+use crate::supervision::{GuardedContext, Handle, Inner};
 use crate::transport::{Connection, Frame, Lane, Replier, Service};
 
 /// Where a reply goes.
@@ -220,12 +220,6 @@ impl Handle<FromEngine> for Flare {
             }
             Output::Stopped => self.stopped.notify_one(),
         }
-    }
-}
-
-impl Handle<Panic> for Flare {
-    fn handle(&mut self, message: Panic, _: &mut GuardedContext<Self>) {
-        message.strike();
     }
 }
 

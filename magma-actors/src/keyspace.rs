@@ -22,7 +22,7 @@ use crate::handover::HandOver;
 use crate::node::{Node, lock, post};
 use crate::node_proto::PeersChanged;
 use crate::replica::FollowLava;
-use crate::supervision::{Guarded, GuardedContext, Handle, Inner, Panic};
+use crate::supervision::{Guarded, GuardedContext, Handle, Inner};
 use crate::transport::{Frame, Lane};
 
 /// Patience for an answer of another volcano to a proposal or a forwarded request.
@@ -356,11 +356,5 @@ impl Handle<RouteForward> for Keyspace {
             }
         });
         connection.call_with(Frame { header, payload }, CALL_LIMIT, done);
-    }
-}
-
-impl Handle<Panic> for Keyspace {
-    fn handle(&mut self, message: Panic, _: &mut GuardedContext<Self>) {
-        message.strike();
     }
 }

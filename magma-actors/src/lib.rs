@@ -34,6 +34,7 @@ pub mod node;
 pub mod node_proto;
 pub mod readiness;
 pub mod replica;
+pub mod start;
 pub mod supervision;
 pub mod transport;
 pub mod utc;

@@ -16,7 +16,7 @@ use magma_core::wire::peer::PeerMessage;
 
 use crate::links::Dialler;
 use crate::node::Node;
-use crate::supervision::{GuardedContext, Handle, Inner, Panic};
+use crate::supervision::{GuardedContext, Handle, Inner};
 use crate::transport::{Frame, Lane};
 
 /// A message of our engine to another's.
@@ -112,12 +112,6 @@ impl Handle<FromPeer> for Replica {
 impl Handle<FollowLava> for Replica {
     fn handle(&mut self, _: FollowLava, _: &mut GuardedContext<Self>) {
         self.dialler.follow(&self.node.lava());
-    }
-}
-
-impl Handle<Panic> for Replica {
-    fn handle(&mut self, message: Panic, _: &mut GuardedContext<Self>) {
-        message.strike();
     }
 }
 

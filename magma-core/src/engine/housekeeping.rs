@@ -242,6 +242,11 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// Whether everything decided here is acknowledged.
+    pub fn is_quiet(&self) -> bool {
+        self.owned.values().all(super::slices::Owned::is_quiet)
+    }
+
     /// Counters since the start.
     pub fn statistics(&self) -> Statistics {
         Statistics {

@@ -143,6 +143,8 @@ pub struct VolcanoStatus {
     pub free_bytes: u64,
     /// All bytes of its storage.
     pub total_bytes: u64,
+    /// Its storage is full: nothing may be acknowledged that it must copy.
+    pub full: bool,
     /// For each slice that it holds: the last operation.
     pub positions: Vec<(SliceId, Stamp)>,
 }

@@ -1,0 +1,168 @@
+//! What the console sees of the volcano.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use magma_core::error::OpError;
+use magma_core::ids::{SessionId, Slot, SlotSeq};
+use magma_core::key::Key;
+use magma_core::lava::{Lava, VolcanoInfo};
+use magma_core::op::{Answer, Credentials, Op};
+use magma_core::wire::codec;
+use magma_core::wire::flare_protocol::Request;
+use magma_core::wire::node_protocol::{NodeCall, VolcanoStatus};
+use tokio::sync::Notify;
+
+use crate::console::{Backend, CachedFlare};
+use crate::flare::{ClientRequest, ReplyTo};
+use crate::node::{Node, post};
+use crate::readiness::waiting;
+use crate::supervision::Panic;
+use crate::transport::Frame;
+
+/// Patience for an answer on the console.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The console's view of a volcano.
+pub struct ConsoleBackend {
+    node: Arc<Node>,
+    end: Arc<Notify>,
+}
+
+impl ConsoleBackend {
+    /// The view; `end` ends the volcano in order.
+    pub fn new(node: Arc<Node>, end: Arc<Notify>) -> ConsoleBackend {
+        ConsoleBackend { node, end }
+    }
+}
+
+impl Backend for ConsoleBackend {
+    fn me(&self) -> VolcanoInfo {
+        self.node.info.clone()
+    }
+
+    fn lava(&self) -> Lava {
+        (*self.node.lava()).clone()
+    }
+
+    fn statuses(&self) -> Vec<(VolcanoStatus, bool)> {
+        self.node.statuses()
+    }
+
+    fn phase(&self) -> String {
+        if self.node.is_stopping() {
+            return "ending".into();
+        }
+        if self.node.is_ready() {
+            return "ready".into();
+        }
+        waiting(&self.node).map_or_else(|| "ready".into(), |reason| reason.to_string())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.node.is_ready() && !self.node.is_stopping()
+    }
+
+    fn request(
+        &self,
+        key: Key,
+        ops: Vec<Op>,
+    ) -> BoxFuture<'static, Result<(Vec<Result<Answer, OpError>>, Bytes), OpError>> {
+        let node = self.node.clone();
+        async move {
+            let (here, answered) = tokio::sync::oneshot::channel();
+            let request = Request {
+                session: SessionId(0),
+                slot: Slot(0),
+                seq: SlotSeq(node.internal_seq.fetch_add(1, Ordering::Relaxed)),
+                clock: crate::engine::now().wall_nanos,
+                epoch: node.lava().epoch,
+                key,
+                hops: 0,
+                cred: Credentials::root(),
+                ops,
+            };
+            let message = ClientRequest {
+                request: Box::new(request),
+                payload: Bytes::new(),
+                proxied: false,
+                reply_to: ReplyTo::Here(here),
+            };
+            if !post(&node.actors.flare, message) {
+                return Err(OpError::Busy);
+            }
+            match tokio::time::timeout(PATIENCE, answered).await {
+                Ok(Ok((reply, payload))) => Ok((reply.results, payload)),
+                Ok(Err(_)) => Err(OpError::TryAgain),
+                Err(_) => Err(OpError::Unreachable),
+            }
+        }
+        .boxed()
+    }
+
+    fn cached(&self) -> BoxFuture<'static, Vec<CachedFlare>> {
+        let node = self.node.clone();
+        async move {
+            let cached = node.engine.ask(|engine| engine.cached()).await.unwrap_or_default();
+            cached
+                .into_iter()
+                .map(|flare| CachedFlare { row: flare.row, links: flare.links })
+                .collect()
+        }
+        .boxed()
+    }
+
+    fn shutdown(
+        &self,
+        whole_network: bool,
+        by: String,
+    ) -> BoxFuture<'static, Result<(), String>> {
+        let (node, end) = (self.node.clone(), self.end.clone());
+        async move {
+            tracing::info!(by, whole_network, "shutdown was asked on the console");
+            if whole_network {
+                let call = codec::encode(&NodeCall::Shutdown { by }).map_err(|e| e.to_string())?;
+                let frame = Frame { header: call.into(), payload: Bytes::new() };
+                let told = node.node_links.all().into_iter().map(|(id, connection)| {
+                    let (frame, name) = (frame.clone(), node.lava().nick(id));
+                    async move {
+                        let told = connection.call(frame, Duration::from_secs(2)).await;
+                        if let Err(error) = told {
+                            tracing::warn!(volcano = name, "could not be told to shut down: {error}");
+                        }
+                    }
+                });
+                futures::future::join_all(told).await;
+            }
+            end.notify_one();
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn acl(&self) -> Vec<String> {
+        // Whoever has the secret key may do what the permission bits allow.
+        vec!["0.0.0.0/0 / w".into(), "::/0 / w".into()]
+    }
+
+    fn fault(&self, actor: &str) -> Result<(), String> {
+        let actors = &self.node.actors;
+        let hit = match actor {
+            "keyspace" => post(&actors.keyspace, Panic),
+            "flare" => post(&actors.flare, Panic),
+            "node" => post(&actors.node_proto, Panic),
+            "replica" => post(&actors.replica, Panic),
+            "balancer" => post(&actors.balancer, Panic),
+            "engine" => {
+                self.node.engine.fault();
+                true
+            }
+            _ => return Err("the actors are keyspace, flare, node, replica, balancer, engine".into()),
+        };
+        if hit { Ok(()) } else { Err(format!("{actor} has too much to do")) }
+    }
+}

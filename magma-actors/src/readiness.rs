@@ -1,0 +1,72 @@
+//! When a volcano may serve: the whole network is there, under the coordinator.
+//!
+//! After a restart nothing is served before every member is heard of and knows the same lava.
+//! The coordinator decides that; the others follow its heartbeat, each once it reaches
+//! everyone itself.
+
+use magma_core::ids::VolcanoId;
+
+use crate::node::Node;
+
+/// What keeps a volcano from serving.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// These members are not heard of, or not connected yet.
+    For(Vec<String>),
+    /// These know another lava than this volcano.
+    ForLava(Vec<String>),
+    /// The coordinator does not serve yet.
+    ForCoordinator(String),
+    /// This volcano has just joined and owns no slice yet.
+    ForSlice,
+}
+
+impl std::fmt::Display for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Waiting::For(names) => write!(f, "loading, waits for {}", names.join(", ")),
+            Waiting::ForLava(names) => {
+                write!(f, "loading, waits for {} to learn the lava", names.join(", "))
+            }
+            Waiting::ForCoordinator(name) => {
+                write!(f, "loading, waits for the coordinator {name}")
+            }
+            Waiting::ForSlice => f.write_str("joining, waits for its slice"),
+        }
+    }
+}
+
+/// What this volcano waits for before it serves; none when it may.
+pub fn waiting(node: &Node) -> Option<Waiting> {
+    let lava = node.lava();
+    let name = |id: VolcanoId| lava.nick(id);
+    let others = || lava.volcanos.iter().map(|v| v.id).filter(|id| *id != node.id);
+    let missing: Vec<String> = others()
+        .filter(|id| {
+            node.alive(*id).is_none()
+                || node.flare_links.get(*id).is_none()
+                || node.node_links.get(*id).is_none()
+        })
+        .map(name)
+        .collect();
+    if !missing.is_empty() {
+        return Some(Waiting::For(missing));
+    }
+    let behind: Vec<String> = others()
+        .filter(|id| node.alive(*id).is_none_or(|status| status.epoch != lava.epoch))
+        .map(name)
+        .collect();
+    if !behind.is_empty() {
+        return Some(Waiting::ForLava(behind));
+    }
+    if let Some(coordinator) = lava.coordinator()
+        && coordinator != node.id
+        && node.alive(coordinator).is_none_or(|status| !status.ready)
+    {
+        return Some(Waiting::ForCoordinator(name(coordinator)));
+    }
+    if lava.owned_by(node.id).next().is_none() {
+        return Some(Waiting::ForSlice);
+    }
+    None
+}
