@@ -25,6 +25,18 @@ pub const INLINE_MAX: u64 = 8 * 1024;
 pub const IO_MAX: usize = 1024 * 1024;
 /// Content bytes written to one flare before its write-back is started.
 pub const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
+/// Ranges that wait for their write-back to be started.
+pub const WRITEBACK_QUEUE: usize = 256;
+/// Content files that a store keeps open.
+pub const CONTENT_FDS: usize = 256;
+/// Memory for pages that SQLite caches, in KiB.
+pub const PAGE_CACHE_KIB: usize = 12 * 1024;
+/// Pages in SQLite's write-ahead log after which a commit moves them to the database.
+pub const WAL_CHECKPOINT_PAGES: u32 = 4000;
+/// Bytes that SQLite's write-ahead log keeps on the disk after a burst.
+pub const WAL_KEPT_BYTES: u64 = 64 * 1024 * 1024;
+/// Content bytes that one reading of the journal returns (the first record whatever it holds).
+pub const JOURNAL_READ_BYTES: usize = FRAME_PAYLOAD_MAX;
 
 /// Largest header (MessagePack part) of one frame in bytes.
 pub const FRAME_HEADER_MAX: usize = 4 * 1024 * 1024;

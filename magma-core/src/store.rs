@@ -6,6 +6,7 @@
 //! | [`sqlite`] | [`View`] and [`Store`] over SQLite and content files |
 //! | [`content`] | content files `content/ab/KEY.INCARNATION.SEGMENT` |
 //! | [`memory`] | the memory twin for simulation and unit tests |
+//! | `rules` | what both stores must agree on |
 //! | [`lock`] | the lock file that keeps a second volcano out |
 //! | [`agreement_log`] | `agreement.sql`: the lava, with full sync |
 
@@ -13,8 +14,11 @@ pub mod agreement_log;
 pub mod content;
 pub mod lock;
 pub mod memory;
+mod rules;
 pub mod schema;
 pub mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

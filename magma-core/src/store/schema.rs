@@ -1,1 +1,130 @@
-//! placeholder
+//! The tables of `store.sql`, their version and the steps from one version to the next.
+//!
+//! A row that is only ever read as a whole is one MessagePack blob (named fields, so that a
+//! newer magmad can add a field without a migration); what is searched, sorted or counted is
+//! a column. All tables are `WITHOUT ROWID`: each is read by its primary key alone, and a
+//! second tree for a row number would double the pages that an operation dirties.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{StoreError, StoreResult};
+
+/// Version 1: everything that the first release writes, and the tables (`undo`, `intents`)
+/// whose rows come with power-loss recovery.
+///
+/// Unfinished rows are found through partial indexes, which cost nothing for settled rows.
+/// Replies have no index on their key: they change with every operation and are looked up by
+/// key only while a copy is filled (see [`super::sqlite`]).
+const VERSION_1: &str = "
+CREATE TABLE flares (
+    key BLOB NOT NULL PRIMARY KEY, unsettled INTEGER NOT NULL, row BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX flares_unsettled ON flares (key) WHERE unsettled = 1;
+
+CREATE TABLE entries (
+    key BLOB NOT NULL, name BLOB NOT NULL, cookie INTEGER NOT NULL,
+    unsettled INTEGER NOT NULL, row BLOB NOT NULL,
+    PRIMARY KEY (key, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX entries_by_cookie ON entries (key, cookie);
+CREATE INDEX entries_unsettled ON entries (key) WHERE unsettled = 1;
+
+CREATE TABLE links (
+    key BLOB NOT NULL, parent BLOB NOT NULL, parent_inc BLOB NOT NULL, name BLOB NOT NULL,
+    unsettled INTEGER NOT NULL, row BLOB NOT NULL,
+    PRIMARY KEY (key, parent, parent_inc, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX links_unsettled ON links (key) WHERE unsettled = 1;
+
+CREATE TABLE xattrs (
+    key BLOB NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (key, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE inline (
+    key BLOB NOT NULL PRIMARY KEY, data BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE journal (
+    slice INTEGER NOT NULL, seq INTEGER NOT NULL, epoch INTEGER NOT NULL, record BLOB NOT NULL,
+    PRIMARY KEY (slice, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE positions (
+    slice INTEGER NOT NULL PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE replies (
+    slice INTEGER NOT NULL, session INTEGER NOT NULL, slot INTEGER NOT NULL,
+    key BLOB NOT NULL, row BLOB NOT NULL,
+    PRIMARY KEY (slice, session, slot)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE outbox (
+    key BLOB NOT NULL, tx BLOB NOT NULL, dest BLOB NOT NULL, row BLOB NOT NULL,
+    PRIMARY KEY (key, tx, dest)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE decisions (
+    key BLOB NOT NULL, tx BLOB NOT NULL, decision BLOB NOT NULL,
+    PRIMARY KEY (key, tx)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE holders (
+    key BLOB NOT NULL, session INTEGER NOT NULL,
+    PRIMARY KEY (key, session)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE undo (
+    key BLOB NOT NULL, tx BLOB NOT NULL, row BLOB NOT NULL,
+    PRIMARY KEY (key, tx)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE intents (
+    key BLOB NOT NULL, region INTEGER NOT NULL,
+    PRIMARY KEY (key, region)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE meta (
+    name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// Step `n` takes a store from version `n` to `n + 1`. A released step never changes.
+const MIGRATIONS: &[&str] = &[VERSION_1];
+
+/// The version that this magmad writes.
+pub const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Brings a database to [`VERSION`], or refuses one that is newer.
+pub fn migrate(connection: &mut Connection, path: &Path) -> StoreResult<()> {
+    let failed = |source| StoreError::Sqlite {
+        path: path.to_path_buf(),
+        source,
+    };
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(failed)?;
+    let pending = usize::try_from(found)
+        .ok()
+        .and_then(|found| MIGRATIONS.get(found..))
+        .ok_or_else(|| StoreError::TooNew {
+            path: path.to_path_buf(),
+            found,
+            known: VERSION,
+        })?;
+    if pending.is_empty() {
+        return Ok(());
+    }
+    // One transaction: a crash between two steps leaves the store at its old version.
+    let transaction = connection.transaction().map_err(failed)?;
+    for step in pending {
+        transaction.execute_batch(step).map_err(failed)?;
+    }
+    transaction
+        .pragma_update(None, "user_version", VERSION)
+        .map_err(failed)?;
+    transaction.commit().map_err(failed)
+}

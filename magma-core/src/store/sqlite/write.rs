@@ -1,0 +1,463 @@
+//! [`Store`] over the tables: effects, the journal, and what happens to slices.
+
+use std::ffi::CString;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+
+use super::rows::{identity, ordered, stamp, tx};
+use super::{META_CLOCK, SqliteStore};
+use crate::effect::{ContentWrite, Effect, Record};
+use crate::flare::{EntryRow, FlareRow, Layout, LinkRow, OutboxRow, ReplyRow};
+use crate::ids::{Epoch, FlareRef, Seq, SliceId};
+use crate::key::Key;
+use crate::op::Space;
+use crate::store::content::{ContentFiles, io_error};
+use crate::store::{Durability, Store, StoreResult, View, rules};
+
+/// Forgets all rows of a range of keys, replies apart.
+const CLEAR_RANGE: [&str; 8] = [
+    "DELETE FROM entries WHERE key BETWEEN ?1 AND ?2",
+    "DELETE FROM links WHERE key BETWEEN ?1 AND ?2",
+    "DELETE FROM xattrs WHERE key BETWEEN ?1 AND ?2",
+    "DELETE FROM inline WHERE key BETWEEN ?1 AND ?2",
+    "DELETE FROM outbox WHERE key BETWEEN ?1 AND ?2",
+    "DELETE FROM decisions WHERE key BETWEEN ?1 AND ?2",
+    "DELETE FROM holders WHERE key BETWEEN ?1 AND ?2",
+    "DELETE FROM flares WHERE key BETWEEN ?1 AND ?2",
+];
+
+impl SqliteStore {
+    fn apply_effects(&mut self, slice: SliceId, effects: &[Effect]) -> StoreResult<()> {
+        // Nearly every write follows the row of its flare, which need not be read again.
+        let mut seen: Option<(FlareRef, Layout)> = None;
+        for effect in effects {
+            match effect {
+                Effect::PutFlare(row) => {
+                    seen = Some((row.flare_ref(), row.layout));
+                    self.put_flare(row)?;
+                }
+                Effect::DropFlare(flare) => {
+                    seen = None;
+                    self.drop_flare(*flare)?;
+                }
+                Effect::PutEntry(dir, row) => self.put_entry(*dir, row)?,
+                Effect::DropEntry(dir, name) => self.execute(
+                    "DELETE FROM entries WHERE key = ?1 AND name = ?2",
+                    (dir.0, name.as_bytes()),
+                )?,
+                Effect::PutLink(key, row) => self.put_link(*key, row)?,
+                Effect::DropLink(key, parent, name) => self.execute(
+                    "DELETE FROM links
+                     WHERE key = ?1 AND parent = ?2 AND parent_inc = ?3 AND name = ?4",
+                    (key.0, parent.key().0, stamp(parent.inc()), name.as_bytes()),
+                )?,
+                Effect::PutXattr(key, name, value) => self.execute(
+                    "INSERT INTO xattrs (key, name, value) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (key, name) DO UPDATE SET value = excluded.value",
+                    (key.0, name, value),
+                )?,
+                Effect::DropXattr(key, name) => self.execute(
+                    "DELETE FROM xattrs WHERE key = ?1 AND name = ?2",
+                    (key.0, name),
+                )?,
+                Effect::Write(write) => {
+                    if let Some(layout) = self.layout(seen, write.flare)? {
+                        self.write_content(write, layout)?;
+                    }
+                }
+                Effect::Truncate(flare, size) => {
+                    if let Some(layout) = self.layout(seen, *flare)? {
+                        self.truncate(*flare, *size, layout)?;
+                    }
+                }
+                Effect::Spill(flare) => {
+                    if self.layout(seen, *flare)?.is_some() {
+                        self.spill(*flare)?;
+                    }
+                }
+                Effect::PutReply(row) => self.put_reply(slice, row)?,
+                Effect::DropReply(_, session, slot) => {
+                    if let Some(keys) = self.reply_keys.get_mut() {
+                        keys.remove((slice, *session, *slot));
+                    }
+                    self.execute(
+                        "DELETE FROM replies WHERE slice = ?1 AND session = ?2 AND slot = ?3",
+                        (identity(slice.0), identity(session.0), slot.0),
+                    )?;
+                }
+                Effect::PutOutbox(row) => self.put_outbox(row)?,
+                Effect::DropOutbox(key, id, to) => self.execute(
+                    "DELETE FROM outbox WHERE key = ?1 AND tx = ?2 AND dest = ?3",
+                    (key.0, tx(*id), to.0),
+                )?,
+                Effect::PutDecision(key, id, decision) => self.execute(
+                    "INSERT INTO decisions (key, tx, decision) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (key, tx) DO UPDATE SET decision = excluded.decision",
+                    (key.0, tx(*id), self.encoded("decisions", decision)?),
+                )?,
+                Effect::DropDecision(key, id) => self.execute(
+                    "DELETE FROM decisions WHERE key = ?1 AND tx = ?2",
+                    (key.0, tx(*id)),
+                )?,
+                Effect::PutHolder(key, session) => self.execute(
+                    "INSERT INTO holders (key, session) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+                    (key.0, identity(session.0)),
+                )?,
+                Effect::DropHolder(key, session) => self.execute(
+                    "DELETE FROM holders WHERE key = ?1 AND session = ?2",
+                    (key.0, identity(session.0)),
+                )?,
+            }
+        }
+        Ok(())
+    }
+
+    fn put_flare(&mut self, row: &FlareRow) -> StoreResult<()> {
+        // Dropped and put again in one transaction (a copy that is filled anew): the old file
+        // goes now, or the commit would take the new content with it. Should the transaction
+        // be undone, the row comes back without its content; whoever fills a copy anew has
+        // given that up before.
+        if self.doomed.remove(&row.flare_ref()) {
+            self.content.remove(row.flare_ref())?;
+        }
+        self.execute(
+            "INSERT INTO flares (key, unsettled, row) VALUES (?1, ?2, ?3)
+             ON CONFLICT (key) DO UPDATE SET unsettled = excluded.unsettled, row = excluded.row",
+            (
+                row.key.0,
+                rules::flare_unsettled(row),
+                self.encoded("flares", row)?,
+            ),
+        )
+    }
+
+    fn drop_flare(&mut self, flare: FlareRef) -> StoreResult<()> {
+        let key = flare.key();
+        // The key may have been used again: then this life of it is already gone.
+        let row = match self.flare(key)? {
+            Some(row) if row.inc == flare.inc() => row,
+            Some(_) | None => return Ok(()),
+        };
+        match row.layout {
+            Layout::Inline => self.put_inline(key, &[])?,
+            Layout::Segments => {
+                self.doomed.insert(flare);
+            }
+        }
+        self.execute("DELETE FROM links WHERE key = ?1", [key.0])?;
+        self.execute("DELETE FROM xattrs WHERE key = ?1", [key.0])?;
+        self.execute("DELETE FROM flares WHERE key = ?1", [key.0])
+    }
+
+    fn put_entry(&self, dir: Key, row: &EntryRow) -> StoreResult<()> {
+        self.execute(
+            "INSERT INTO entries (key, name, cookie, unsettled, row) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (key, name) DO UPDATE SET
+                 cookie = excluded.cookie, unsettled = excluded.unsettled, row = excluded.row",
+            (
+                dir.0,
+                row.name.as_bytes(),
+                ordered(row.cookie),
+                rules::entry_unsettled(row),
+                self.encoded("entries", row)?,
+            ),
+        )
+    }
+
+    fn put_link(&self, key: Key, row: &LinkRow) -> StoreResult<()> {
+        self.execute(
+            "INSERT INTO links (key, parent, parent_inc, name, unsettled, row)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (key, parent, parent_inc, name) DO UPDATE SET
+                 unsettled = excluded.unsettled, row = excluded.row",
+            (
+                key.0,
+                row.parent.key().0,
+                stamp(row.parent.inc()),
+                row.name.as_bytes(),
+                rules::link_unsettled(row),
+                self.encoded("links", row)?,
+            ),
+        )
+    }
+
+    fn put_reply(&mut self, slice: SliceId, row: &ReplyRow) -> StoreResult<()> {
+        if let Some(keys) = self.reply_keys.get_mut() {
+            keys.put((slice, row.session, row.slot), row.key);
+        }
+        self.execute(
+            "INSERT INTO replies (slice, session, slot, key, row) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (slice, session, slot) DO UPDATE SET
+                 key = excluded.key, row = excluded.row",
+            (
+                identity(slice.0),
+                identity(row.session.0),
+                row.slot.0,
+                row.key.0,
+                self.encoded("replies", row)?,
+            ),
+        )
+    }
+
+    fn put_outbox(&self, row: &OutboxRow) -> StoreResult<()> {
+        self.execute(
+            "INSERT INTO outbox (key, tx, dest, row) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (key, tx, dest) DO UPDATE SET row = excluded.row",
+            (
+                row.key.0,
+                tx(row.tx),
+                row.to.0,
+                self.encoded("outbox", row)?,
+            ),
+        )
+    }
+
+    /// Where the content of a flare lies; nowhere when this life of it has ended.
+    fn layout(
+        &self,
+        seen: Option<(FlareRef, Layout)>,
+        flare: FlareRef,
+    ) -> StoreResult<Option<Layout>> {
+        match seen {
+            Some((of, layout)) if of == flare => Ok(Some(layout)),
+            Some(_) | None => Ok(self
+                .flare(flare.key())?
+                .filter(|row| row.inc == flare.inc())
+                .map(|row| row.layout)),
+        }
+    }
+
+    /// Empty content has no row.
+    fn put_inline(&self, key: Key, data: &[u8]) -> StoreResult<()> {
+        if data.is_empty() {
+            return self.execute("DELETE FROM inline WHERE key = ?1", [key.0]);
+        }
+        self.execute(
+            "INSERT INTO inline (key, data) VALUES (?1, ?2)
+             ON CONFLICT (key) DO UPDATE SET data = excluded.data",
+            (key.0, data),
+        )
+    }
+
+    fn write_content(&mut self, write: &ContentWrite, layout: Layout) -> StoreResult<()> {
+        let key = write.flare.key();
+        match layout {
+            Layout::Inline => {
+                let mut data = self.inline(key)?.unwrap_or_default();
+                rules::write_inline(&mut data, write.offset, &write.data)
+                    .map_err(|error| self.damaged("inline", error))?;
+                self.put_inline(key, &data)
+            }
+            Layout::Segments => {
+                self.touched.insert(write.flare);
+                self.content
+                    .write_at(write.flare, write.segment, write.offset, &write.data)
+            }
+        }
+    }
+
+    fn truncate(&mut self, flare: FlareRef, size: u64, layout: Layout) -> StoreResult<()> {
+        match layout {
+            Layout::Inline => match self.inline(flare.key())? {
+                Some(data) if data.len() as u64 > size => {
+                    self.put_inline(flare.key(), rules::cut_out(&data, 0, size as usize))
+                }
+                Some(_) | None => Ok(()),
+            },
+            Layout::Segments => {
+                self.touched.insert(flare);
+                self.content.truncate(flare, 0, size)
+            }
+        }
+    }
+
+    /// Without an inline row there is nothing to move: the content was empty, or has been
+    /// moved already and the file may hold more by now.
+    ///
+    /// The file is not synced here. Bytes that were durable inside the row are in danger from
+    /// a loss of power until the flare's next sync.
+    fn spill(&mut self, flare: FlareRef) -> StoreResult<()> {
+        let Some(data) = self.inline(flare.key())? else {
+            return Ok(());
+        };
+        self.touched.insert(flare);
+        self.content.write_at(flare, 0, 0, &data)?;
+        self.put_inline(flare.key(), &[])
+    }
+
+    pub(super) fn write_positions(&mut self) -> StoreResult<()> {
+        for (slice, (epoch, seq)) in std::mem::take(&mut self.positions) {
+            self.execute(
+                "INSERT INTO positions (slice, epoch, seq) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (slice) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq",
+                (identity(slice.0), identity(epoch.0), identity(seq.0)),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Store for SqliteStore {
+    fn begin(&mut self) -> StoreResult<()> {
+        self.in_batch.set(true);
+        Ok(())
+    }
+
+    fn apply(&mut self, record: &Record) -> StoreResult<()> {
+        self.writing(|store| {
+            store.apply_effects(record.slice, &record.effects)?;
+            store.execute(
+                "INSERT INTO journal (slice, seq, epoch, record) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (slice, seq) DO UPDATE SET
+                     epoch = excluded.epoch, record = excluded.record",
+                (
+                    identity(record.slice.0),
+                    ordered(record.seq.0),
+                    identity(record.epoch.0),
+                    store.encoded("journal", record)?,
+                ),
+            )?;
+            store
+                .positions
+                .insert(record.slice, (record.epoch, record.seq));
+            Ok(())
+        })
+    }
+
+    fn apply_rows(&mut self, slice: SliceId, effects: &[Effect]) -> StoreResult<()> {
+        self.writing(|store| store.apply_effects(slice, effects))
+    }
+
+    fn set_position(&mut self, slice: SliceId, at: (Epoch, Seq)) -> StoreResult<()> {
+        self.writing(|store| {
+            if rules::breaks_journal(store.position(slice)?, at) {
+                store.execute("DELETE FROM journal WHERE slice = ?1", [identity(slice.0)])?;
+            }
+            store.positions.insert(slice, at);
+            Ok(())
+        })
+    }
+
+    fn cut_slice(
+        &mut self,
+        from: SliceId,
+        to: SliceId,
+        start: Key,
+        end: Key,
+        at: (Epoch, Seq),
+    ) -> StoreResult<()> {
+        self.writing(|store| {
+            store.reply_keys.replace(None);
+            store.execute(
+                "UPDATE OR REPLACE replies SET slice = ?2
+                 WHERE slice = ?1 AND key BETWEEN ?3 AND ?4",
+                (identity(from.0), identity(to.0), start.0, end.0),
+            )?;
+            store.execute("DELETE FROM journal WHERE slice = ?1", [identity(to.0)])?;
+            store.positions.insert(to, at);
+            Ok(())
+        })
+    }
+
+    fn clear_range(
+        &mut self,
+        slice: SliceId,
+        start: Key,
+        end: Key,
+        limit: usize,
+    ) -> StoreResult<bool> {
+        self.writing(|store| {
+            let mut flares = store.first_flares(start, end, limit.saturating_add(1))?;
+            let more = flares.len() > limit;
+            flares.truncate(limit);
+            let upto = match (more, flares.last()) {
+                (true, Some(last)) => last.key,
+                // Asked to forget nothing.
+                (true, None) => return Ok(true),
+                (false, _) => end,
+            };
+            for row in &flares {
+                if row.layout == Layout::Segments {
+                    store.doomed.insert(row.flare_ref());
+                }
+            }
+            for sql in CLEAR_RANGE {
+                store.execute(sql, (start.0, upto.0))?;
+            }
+            if !more {
+                // Replies are not sorted by key: they go together, at the end.
+                store.reply_keys.replace(None);
+                store.execute(
+                    "DELETE FROM replies WHERE slice = ?1 AND key BETWEEN ?2 AND ?3",
+                    (identity(slice.0), start.0, end.0),
+                )?;
+            }
+            Ok(more)
+        })
+    }
+
+    fn forget_slice(&mut self, slice: SliceId) -> StoreResult<()> {
+        self.writing(|store| {
+            store.positions.remove(&slice);
+            for sql in [
+                "DELETE FROM journal WHERE slice = ?1",
+                "DELETE FROM positions WHERE slice = ?1",
+            ] {
+                store.execute(sql, [identity(slice.0)])?;
+            }
+            Ok(())
+        })
+    }
+
+    fn trim_journal(&mut self, slice: SliceId, upto: Seq) -> StoreResult<()> {
+        self.writing(|store| {
+            store.execute(
+                "DELETE FROM journal WHERE slice = ?1 AND seq <= ?2",
+                (identity(slice.0), ordered(upto.0)),
+            )
+        })
+    }
+
+    fn set_clock_ceiling(&mut self, nanos: u64) -> StoreResult<()> {
+        let ceiling = nanos.max(self.clock_ceiling()?);
+        self.set_meta(META_CLOCK, &ceiling.to_be_bytes())
+    }
+
+    fn commit(&mut self, durability: Durability) -> StoreResult<()> {
+        self.keep(durability)
+    }
+
+    fn rollback(&mut self) -> StoreResult<()> {
+        self.give_up();
+        Ok(())
+    }
+
+    fn content(&self) -> Option<ContentFiles> {
+        Some(self.content.clone())
+    }
+
+    fn space(&self) -> StoreResult<Space> {
+        let directory = self.content.directory();
+        let failed = |source| io_error("statvfs", directory, source);
+        let path =
+            CString::new(directory.as_os_str().as_bytes()).map_err(|nul| failed(nul.into()))?;
+        let mut found = MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: `path` ends with NUL, and `found` has room for what the call writes.
+        if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+            return Err(failed(std::io::Error::last_os_error()));
+        }
+        // SAFETY: the call succeeded, so it has filled `found`.
+        let found = unsafe { found.assume_init() };
+        Ok(Space {
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            inodes: found.f_files,
+            inodes_free: found.f_favail,
+            flares: 0,
+        })
+    }
+
+    fn sync_content(&self, flare: FlareRef) -> StoreResult<()> {
+        self.content.sync(flare)
+    }
+}
