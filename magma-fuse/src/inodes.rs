@@ -8,10 +8,14 @@
 //! compare the two).
 //!
 //! A key is used again when its flare is gone everywhere. The kernel then meets a known node
-//! id with another *generation*: it turns the old inode bad (EIO on everything), takes it out
-//! of its table and makes a new one (`fuse_iget`). What it still asks about the old one comes
-//! with a handle, which keeps its own incarnation; and the FORGETs of both add up to the lookups of
-//! both. So one row a node id is enough, and it holds the newest incarnation.
+//! id with another *generation*: it turns the old inode bad, takes it out of its table and makes
+//! a new one (`fuse_iget`). From then on everything on the old inode fails with EIO, also
+//! through handles that are still open (tried on 6.18, as was the inode number of the root).
+//! That is right for an object that is gone, and would be wrong for one that is unlinked but
+//! open: so it matters that owners count a key as taken while its flare is open anywhere.
+//! Calls on the old inode that are under way keep their own incarnation through their
+//! handle, and the FORGETs of both add up to the lookups of both. So one row a node id is
+//! enough, and it holds the newest incarnation.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
