@@ -9,9 +9,9 @@
 //! | [`space`] | statfs |
 //! | [`tree`] | operations by path, for tools |
 //! | [`path`] | nodes, and the birth paths from which keys are made |
-//! | [`request`] | one request from its slot to its answer |
-//! | [`session`], [`retry`], [`routing`], [`peers`], [`node_port`], [`service`] | beneath that |
-//! | [`lease`], [`hints`] | what may be remembered, and what it is good for |
+//! | `request` | one request from its slot to its answer |
+//! | `session`, `retry`, `routing`, `peers`, `node_port`, `service` | beneath that |
+//! | [`lease`], `hints` | what may be remembered, and what it is good for |
 //!
 //! A client has a thread of its own with a current-thread runtime, on which its endpoints
 //! live. Operations are futures that run on any tokio runtime, best on that one
