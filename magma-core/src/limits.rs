@@ -133,6 +133,40 @@ pub const VOLCANO_SILENT_MS: u64 = 1_100;
 /// Furthest that a received clock may move ours past our own wall clock, in milliseconds.
 pub const CLOCK_SKEW_MAX_MS: u64 = 1_000;
 
+/// Longest time for which a client repeats a request before the program is told, in
+/// milliseconds (a mount option changes it).
+pub const CLIENT_PATIENCE_MS: u64 = 30_000;
+/// Longest wait of a client for one answer before it asks again, in milliseconds: over
+/// [`PARK_LIMIT_MS`], so that a volcano gives up first and says so.
+pub const CLIENT_ATTEMPT_MS: u64 = 10_000;
+/// Longest wait of a client for a connection, in milliseconds.
+pub const CLIENT_DIAL_MS: u64 = 2_000;
+/// How long a client leaves a volcano alone that it could not reach, in milliseconds.
+pub const CLIENT_REDIAL_MS: u64 = 500;
+/// First pause of a client before it repeats a request, in milliseconds.
+pub const BACKOFF_MIN_MS: u64 = 5;
+/// Longest pause of a client before it repeats a request, in milliseconds.
+pub const BACKOFF_MAX_MS: u64 = 200;
+/// Pause before a request is repeated whose program was told of a timeout already, in
+/// milliseconds.
+pub const SETTLE_PAUSE_MS: u64 = 2_000;
+/// Content bytes of requests that a client has outstanding.
+pub const CLIENT_BYTES_IN_FLIGHT: usize = 256 * 1024 * 1024;
+/// Names whose flares a client remembers for the next unlink or rename.
+pub const NAME_HINTS: usize = 4096;
+/// Times that a client looks a name up again because it moved under the operation.
+pub const STALE_TRIES: u32 = 16;
+/// Longest path that a birth key is made of, in bytes; trees may be deeper than `PATH_MAX`.
+pub const BIRTH_PATH_MAX: usize = 64 * 1024;
+/// Callers whose groups a mount remembers.
+pub const GROUPS_CACHE: usize = 4096;
+/// How long a mount remembers the groups of a caller, in milliseconds.
+pub const GROUPS_CACHE_MS: u64 = 1_000;
+/// Bytes of entries that a mount asks for at a time.
+pub const READDIR_BATCH: u32 = 64 * 1024;
+/// Background requests that the kernel may have outstanding at a mount.
+pub const FUSE_BACKGROUND: u16 = 256;
+
 const _: () = assert!(INLINE_MAX as usize <= IO_MAX);
 const _: () = assert!(IO_MAX <= FRAME_PAYLOAD_MAX);
 const _: () = assert!(COPY_BATCH_BYTES + IO_MAX <= FRAME_PAYLOAD_MAX);
@@ -145,3 +179,8 @@ const _: () = assert!(AGREEMENT_LAVAS <= AGREEMENT_ENTRIES);
 const _: () = assert!(BULK_THRESHOLD < IO_MAX);
 const _: () = assert!(SLOTS_PER_SESSION as usize <= CALLS_PER_CONNECTION);
 const _: () = assert!(HEARTBEAT_MS * 5 < VOLCANO_SILENT_MS + HEARTBEAT_MS);
+const _: () = assert!(CLIENT_ATTEMPT_MS > PARK_LIMIT_MS);
+const _: () = assert!(CLIENT_PATIENCE_MS > CLIENT_ATTEMPT_MS);
+const _: () = assert!(IO_MAX <= CLIENT_BYTES_IN_FLIGHT);
+const _: () = assert!(READDIR_BATCH as usize <= READDIR_BYTES_MAX);
+const _: () = assert!(PATH_MAX + NAME_MAX < BIRTH_PATH_MAX);

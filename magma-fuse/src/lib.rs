@@ -1,1 +1,23 @@
-//! placeholder
+//! The mount: a FUSE adapter over Magma's client library.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`client`] | the client library: routing, sessions, retries; also for tools without a mount |
+//! | [`filesystem`] | unpacks kernel calls and packs the answers; no logic |
+//! | [`volume`] | what a mount shows: the client in terms of inodes and handles |
+//! | [`inodes`] | what the kernel refers to by inode number |
+//! | [`handles`] | open files and directories |
+//! | [`listing`] | readdir: cookies, batches, attributes |
+//! | [`credentials`] | who asks: groups of the calling process |
+//! | [`convert`] | between Magma's types and the kernel's |
+//! | [`dht`] | `/.dht`, the internal directory |
+
+pub mod client;
+pub mod convert;
+pub mod credentials;
+pub mod dht;
+pub mod filesystem;
+pub mod handles;
+pub mod inodes;
+pub mod listing;
+pub mod volume;

@@ -1,0 +1,470 @@
+//! The client: everything that a mount or a tool needs to work on the tree, without a mount.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`names`] | operations on names: lookup, create, unlink, rename, link |
+//! | [`objects`] | operations on one flare: attributes, opening, extended attributes |
+//! | [`content`] | reading and writing |
+//! | [`listing`] | directories, and attributes by the batch |
+//! | [`space`] | statfs |
+//! | [`tree`] | operations by path, for tools |
+//! | [`path`] | nodes, and the birth paths from which keys are made |
+//! | `request` | one request from its slot to its answer |
+//! | `session`, `retry`, `routing`, `peers`, `node_port`, `service` | beneath that |
+//! | [`lease`], `hints` | what may be remembered, and what it is good for |
+//!
+//! A client has a thread of its own with a current-thread runtime, on which its endpoints
+//! live. Operations are futures that run on any tokio runtime, best on that one
+//! ([`Client::spawn`]); a caller without a runtime uses [`Client::block_on`].
+
+pub mod content;
+mod hints;
+pub mod lease;
+pub mod listing;
+pub mod names;
+mod node_port;
+pub mod objects;
+pub mod path;
+mod peers;
+mod request;
+mod retry;
+mod routing;
+mod service;
+mod session;
+pub mod space;
+pub mod tree;
+
+use bytes::Bytes;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+
+use magma_actors::transport::{Connection, NetworkSecret, Protocol, SharedService, TransportError};
+use magma_core::error::{OpError, OpResult};
+use magma_core::flare::path::FlarePath;
+use magma_core::ids::{Epoch, SessionId};
+use magma_core::lava::Lava;
+use magma_core::limits::{CLIENT_BYTES_IN_FLIGHT, CLIENT_PATIENCE_MS};
+use magma_core::time::HybridClock;
+use magma_core::wire::PROTOCOL_VERSION;
+use magma_core::wire::codec::{self, CodecError};
+use magma_core::wire::flare_protocol::{FlareHello, FlareWelcome};
+
+use hints::NameHints;
+pub use lease::{HeldGrant, NothingCached, Recall, RecallSink};
+use node_port::NodePort;
+pub use path::Node;
+use peers::Peers;
+use retry::Patience;
+use routing::Routing;
+use service::{ClientLink, FlareService, NodeService};
+use session::Session;
+
+/// A lava is not asked for again within this time.
+const REFRESH_PAUSE: Duration = Duration::from_millis(50);
+/// How long the end of a client may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+
+/// What a client must be told.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// Flare addresses (base ports) of volcanos to begin with; any one will do.
+    pub hosts: Vec<SocketAddr>,
+    /// The network's secret.
+    pub secret: NetworkSecret,
+    /// What it calls itself, for the console: host name and mount point.
+    pub label: String,
+    /// How long an operation is repeated before it fails.
+    pub patience: Duration,
+}
+
+impl ClientConfig {
+    /// The default of [`ClientConfig::patience`].
+    pub const PATIENCE: Duration = Duration::from_millis(CLIENT_PATIENCE_MS);
+}
+
+/// Why there is no client, or why an operation by path failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No address was given.
+    #[error("no host was given")]
+    NoHostGiven,
+    /// Nobody answered.
+    #[error("no volcano answered: {}", .tried.join("; "))]
+    NoHost {
+        /// Each address with what went wrong there.
+        tried: Vec<String>,
+    },
+    /// The secret key is another one.
+    #[error("{host} has another secret key")]
+    WrongKey {
+        /// The volcano's node port.
+        host: SocketAddr,
+    },
+    /// A volcano will not have us.
+    #[error("{host} refused: {reason}")]
+    Refused {
+        /// The volcano's node port.
+        host: SocketAddr,
+        /// What it said.
+        reason: String,
+    },
+    /// The network did not get ready in time.
+    #[error("{host} is not ready: {reason}")]
+    NotReady {
+        /// The volcano's node port.
+        host: SocketAddr,
+        /// What it said.
+        reason: String,
+    },
+    /// A message could not be encoded.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The client's thread could not be started.
+    #[error("cannot start the client's thread: {0}")]
+    Thread(#[from] io::Error),
+    /// An operation by path failed.
+    #[error("{path}: {error}")]
+    At {
+        /// The path.
+        path: FlarePath,
+        /// Why.
+        error: OpError,
+    },
+    /// An operation that concerns no path failed.
+    #[error(transparent)]
+    Op(#[from] OpError),
+}
+
+impl ClientError {
+    fn no_host(tried: Vec<(SocketAddr, String)>) -> ClientError {
+        let tried = tried
+            .into_iter()
+            .map(|(host, why)| format!("{host}: {why}"))
+            .collect();
+        ClientError::NoHost { tried }
+    }
+}
+
+/// A session with a lava network. Clones share it; the last one ends the client's thread.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    _thread: Arc<RuntimeThread>,
+}
+
+/// What all clones, and the requests under way, share.
+pub(crate) struct Shared {
+    runtime: Handle,
+    patience: Duration,
+    flare: Peers,
+    flare_service: SharedService,
+    node: NodePort,
+    routing: Routing,
+    session: Mutex<Arc<Session>>,
+    renewing: tokio::sync::Mutex<()>,
+    clock: Mutex<HybridClock>,
+    bytes: Arc<Semaphore>,
+    hints: NameHints,
+    recalls: Mutex<Arc<dyn RecallSink>>,
+    /// When the lava was last asked for. Held while asking, so that one asks for all.
+    refreshed: tokio::sync::Mutex<Option<Instant>>,
+    /// A background refresh is under way.
+    refreshing: AtomicBool,
+    closing: AtomicBool,
+}
+
+/// A session that is being opened on the client's thread.
+type Opening = tokio::task::JoinHandle<Result<Arc<Shared>, ClientError>>;
+
+impl Client {
+    /// Opens a session.
+    pub async fn connect(config: ClientConfig) -> Result<Client, ClientError> {
+        let (thread, opening) = Client::begin(config)?;
+        Client::of(thread, opening.await)
+    }
+
+    /// [`Client::connect`] for a caller that has no runtime.
+    pub fn connect_blocking(config: ClientConfig) -> Result<Client, ClientError> {
+        let (thread, opening) = Client::begin(config)?;
+        let opened = thread.handle.block_on(opening);
+        Client::of(thread, opened)
+    }
+
+    fn begin(config: ClientConfig) -> Result<(RuntimeThread, Opening), ClientError> {
+        if config.hosts.is_empty() {
+            return Err(ClientError::NoHostGiven);
+        }
+        let thread = RuntimeThread::start()?;
+        let runtime = thread.handle.clone();
+        let opening = runtime.spawn(Shared::open(config, runtime.clone()));
+        Ok((thread, opening))
+    }
+
+    fn of(
+        thread: RuntimeThread,
+        opened: Result<Result<Arc<Shared>, ClientError>, tokio::task::JoinError>,
+    ) -> Result<Client, ClientError> {
+        let shared = opened.map_err(|error| ClientError::Thread(io::Error::other(error)))??;
+        Ok(Client {
+            shared,
+            _thread: Arc::new(thread),
+        })
+    }
+
+    /// Runs a future on the client's own thread.
+    pub fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.shared.runtime.spawn(future)
+    }
+
+    /// Waits for a future, from a thread that is no runtime's.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.shared.runtime.block_on(future)
+    }
+
+    /// The newest topology that this client knows.
+    pub fn lava(&self) -> Arc<Lava> {
+        self.shared.routing.lava()
+    }
+
+    /// The session.
+    pub fn session(&self) -> SessionId {
+        self.shared.session().id()
+    }
+
+    /// How long an operation is repeated before it fails.
+    pub fn patience(&self) -> Duration {
+        self.shared.patience
+    }
+
+    /// Who drops caches when leases are recalled; until this is called, nothing is cached.
+    pub fn set_recall_sink(&self, sink: Arc<dyn RecallSink>) {
+        *locked(&self.shared.recalls) = sink;
+    }
+
+    /// Ends the session and closes the connections, within seconds.
+    pub async fn close(&self) {
+        if self.shared.closing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = self.shared.clone();
+        let ended = self.spawn(async move {
+            let session = shared.session().id();
+            let lava = shared.routing.lava();
+            let end = shared.node.end_session(&lava, session);
+            let _ = tokio::time::timeout(CLOSE_LIMIT, end).await;
+            shared.flare.close("the client ends").await;
+            shared.node.close("the client ends").await;
+        });
+        // The thread may be gone already; then there is nothing left to end.
+        let _ = ended.await;
+    }
+}
+
+impl Shared {
+    /// Opens the session; runs on the client's thread.
+    async fn open(config: ClientConfig, runtime: Handle) -> Result<Arc<Shared>, ClientError> {
+        let link = ClientLink::default();
+        let peers = |protocol| Peers::new(protocol, config.secret.clone(), runtime.clone());
+        let node_service: SharedService = Arc::new(NodeService(link.clone()));
+        let node = NodePort::new(
+            peers(Protocol::Node),
+            node_service,
+            &config.label,
+            &config.hosts,
+        )?;
+        let (session, lava) = node.open_session(&[], config.patience).await?;
+        tracing::info!(%session, network = %lava.network, "session is open");
+        let shared = Arc::new(Shared {
+            flare: peers(Protocol::Flare),
+            flare_service: Arc::new(FlareService(link.clone())),
+            node,
+            patience: config.patience,
+            routing: Routing::new(lava),
+            session: Mutex::new(Session::new(session)),
+            renewing: tokio::sync::Mutex::new(()),
+            clock: Mutex::new(HybridClock::default()),
+            bytes: Arc::new(Semaphore::new(CLIENT_BYTES_IN_FLIGHT)),
+            hints: NameHints::default(),
+            recalls: Mutex::new(Arc::new(NothingCached)),
+            refreshed: tokio::sync::Mutex::new(None),
+            refreshing: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            runtime,
+        });
+        // Set once, right here: `link` was made above and nobody else sets it.
+        let _ = link.set(Arc::downgrade(&shared));
+        Ok(shared)
+    }
+
+    fn session(&self) -> Arc<Session> {
+        locked(&self.session).clone()
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    fn recall_sink(&self) -> Arc<dyn RecallSink> {
+        locked(&self.recalls).clone()
+    }
+
+    fn clock_tick(&self) -> u64 {
+        locked(&self.clock).tick(wall_nanos())
+    }
+
+    fn clock_receive(&self, peer: u64) {
+        locked(&self.clock).receive(peer, wall_nanos());
+    }
+
+    /// Opens another session in place of one that the network has ended.
+    async fn renew_session(&self, ended: SessionId, patience: &Patience) -> OpResult<()> {
+        let _renewing = self.renewing.lock().await;
+        if self.session().id() != ended {
+            return Ok(());
+        }
+        tracing::warn!(session = %ended, "the session has ended: opening another");
+        let known = routing::node_addrs(&self.routing.lava());
+        let opened = self.node.open_session(&known, patience.left()).await;
+        let (id, lava) = opened.map_err(|error| {
+            tracing::warn!(%error, "no new session");
+            OpError::Unreachable
+        })?;
+        *locked(&self.session) = Session::new(id);
+        // Flare connections belong to the session that they were opened with.
+        self.flare.hang_up("the session has ended");
+        self.take_lava(lava);
+        Ok(())
+    }
+
+    /// A flare connection to an address of this network.
+    async fn flare_connection(&self, addr: SocketAddr) -> Result<Connection, TransportError> {
+        if let Some(connection) = self.flare.open(addr) {
+            return Ok(connection);
+        }
+        let hello = FlareHello::Client {
+            version: PROTOCOL_VERSION,
+            session: self.session().id(),
+        };
+        let refused = |reason: String| TransportError::Refused { addr, reason };
+        let hello = codec::encode(&hello).map_err(|error| refused(error.to_string()))?;
+        let service = self.flare_service.clone();
+        let dialled = self.flare.get(addr, hello.into(), service).await?;
+        if let Some(welcome) = dialled.welcome
+            && let Err(reason) = self.check_welcome(&welcome)
+        {
+            dialled.connection.close(&reason);
+            return Err(refused(reason));
+        }
+        Ok(dialled.connection)
+    }
+
+    /// Whether who answered belongs to the network of the session.
+    fn check_welcome(&self, welcome: &Bytes) -> Result<(), String> {
+        let welcome: FlareWelcome = codec::decode(welcome).map_err(|error| error.to_string())?;
+        let (theirs, ours) = (welcome.identity.network, self.routing.lava().network);
+        if theirs != ours {
+            return Err(format!("it belongs to network {theirs}, not {ours}"));
+        }
+        self.clock_receive(welcome.clock);
+        Ok(())
+    }
+
+    /// Takes a lava if it is newer.
+    fn take_lava(&self, lava: Lava) {
+        if self.routing.offer(lava) {
+            let lava = self.routing.lava();
+            tracing::debug!(epoch = %lava.epoch, "new topology");
+            let members = routing::others(&lava, None);
+            self.flare.keep(|addr| members.contains(&addr));
+            self.node.keep_members(&lava);
+        }
+    }
+
+    /// Asks for the lava, unless somebody has just done so.
+    async fn refresh_lava(&self) {
+        let mut last = self.refreshed.lock().await;
+        if last.is_some_and(|at| at.elapsed() < REFRESH_PAUSE) {
+            return;
+        }
+        if let Some(lava) = self.node.lava(&self.routing.lava()).await {
+            self.take_lava(lava);
+        }
+        *last = Some(Instant::now());
+    }
+
+    /// A volcano knows a lava of this epoch, or has passed a request on: asks for the lava
+    /// in the background.
+    fn lava_is_at(self: &Arc<Self>, epoch: Epoch) {
+        if epoch < self.routing.epoch() || self.refreshing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let client = self.clone();
+        self.runtime.spawn(async move {
+            client.refresh_lava().await;
+            client.refreshing.store(false, Ordering::Release);
+        });
+    }
+}
+
+/// The thread that runs a client's connections.
+struct RuntimeThread {
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl RuntimeThread {
+    fn start() -> io::Result<RuntimeThread> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("magma-client".to_owned())
+            .spawn(move || {
+                // Both a message and a dropped sender are the signal.
+                let _ = runtime.block_on(stopped);
+                runtime.shutdown_background();
+            })?;
+        Ok(RuntimeThread {
+            handle,
+            stop: Some(stop),
+        })
+    }
+}
+
+impl Drop for RuntimeThread {
+    fn drop(&mut self) {
+        // Not joined: the last clone may be dropped on that very thread.
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) use routing::tests as testing;
+
+/// Locks a mutex whose content no panic can leave half changed.
+pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The wall clock in nanoseconds since 1970.
+fn wall_nanos() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        })
+}

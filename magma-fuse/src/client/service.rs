@@ -1,0 +1,92 @@
+//! What volcanos tell this client unasked.
+
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock, Weak};
+
+use magma_actors::transport::{Connection, Frame, Lane, Replier, Service};
+use magma_core::wire::codec;
+use magma_core::wire::flare_protocol::ToClient;
+use magma_core::wire::node_protocol::NodePush;
+
+use super::Shared;
+use super::lease::Recall;
+
+/// The client behind a service: empty until the session is open.
+pub(crate) type ClientLink = Arc<OnceLock<Weak<Shared>>>;
+
+fn client_of(link: &ClientLink) -> Option<Arc<Shared>> {
+    link.get()?.upgrade()
+}
+
+/// The client's side of flare connections.
+pub(crate) struct FlareService(pub(crate) ClientLink);
+
+impl Service for FlareService {
+    fn hello(&self, _from: SocketAddr, _hello: Bytes) -> Result<Bytes, String> {
+        Err("this is a client".to_owned())
+    }
+
+    fn connected(&self, connection: &Connection, _hello: Bytes) {
+        tracing::debug!(peer = %connection.peer(), "flare connection is up");
+    }
+
+    fn call(&self, connection: &Connection, _frame: Frame, _replier: Replier) {
+        tracing::debug!(peer = %connection.peer(), "a question to a client was ignored");
+    }
+
+    fn push(&self, connection: &Connection, _lane: Lane, frame: Frame) {
+        let Some(client) = client_of(&self.0) else {
+            return;
+        };
+        match codec::decode(&frame.header) {
+            Ok(ToClient::Recall { flares, upto }) => {
+                client
+                    .recall_sink()
+                    .recall(Recall::new(flares, upto, connection.clone()));
+            }
+            Ok(ToClient::LavaChanged(epoch)) => client.lava_is_at(epoch),
+            Err(error) => {
+                tracing::warn!(peer = %connection.peer(), %error, "a message was not understood");
+            }
+        }
+    }
+
+    fn closed(&self, connection: &Connection, reason: &str) {
+        tracing::debug!(peer = %connection.peer(), reason, "flare connection has ended");
+    }
+}
+
+/// The client's side of node connections.
+pub(crate) struct NodeService(pub(crate) ClientLink);
+
+impl Service for NodeService {
+    fn hello(&self, _from: SocketAddr, _hello: Bytes) -> Result<Bytes, String> {
+        Err("this is a client".to_owned())
+    }
+
+    fn connected(&self, connection: &Connection, _hello: Bytes) {
+        tracing::debug!(peer = %connection.peer(), "node connection is up");
+    }
+
+    fn call(&self, connection: &Connection, _frame: Frame, _replier: Replier) {
+        tracing::debug!(peer = %connection.peer(), "a question to a client was ignored");
+    }
+
+    fn push(&self, connection: &Connection, _lane: Lane, frame: Frame) {
+        let Some(client) = client_of(&self.0) else {
+            return;
+        };
+        match codec::decode(&frame.header) {
+            Ok(NodePush::Lava(lava)) => client.take_lava(*lava),
+            Ok(NodePush::Heartbeat(_) | NodePush::Agreement(..)) => {}
+            Err(error) => {
+                tracing::warn!(peer = %connection.peer(), %error, "a message was not understood");
+            }
+        }
+    }
+
+    fn closed(&self, connection: &Connection, reason: &str) {
+        tracing::debug!(peer = %connection.peer(), reason, "node connection has ended");
+    }
+}

@@ -1,0 +1,762 @@
+//! The FUSE side: unpacks the kernel's calls, and answers from the client's thread.
+//!
+//! A call is read by a thread of fuser, which only builds the request; the rest happens on
+//! the client's runtime, which owns the connections and writes the answer back. Nothing here
+//! decides anything: see [`crate::volume`].
+
+use bytes::Bytes;
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
+    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use magma_core::error::{OpError, OpResult};
+use magma_core::flare::Name;
+use magma_core::limits::{FUSE_BACKGROUND, IO_MAX, NAME_MAX, XATTR_LIST_MAX, XATTR_VALUE_MAX};
+use magma_core::op::{Credentials, SetAttr, Space};
+
+use crate::client::{Client, Node};
+use crate::convert::{
+    OpenHow, errno, file_attr, generation, name, rename_mode, set_time, xattr_mode,
+};
+use crate::credentials::Callers;
+use crate::volume::{Entry, PlusItem, Volume};
+
+/// The unit in which statfs(2) counts space.
+const STATFS_BLOCK: u64 = 4096;
+/// Threads that read calls: one copies content while the other goes on.
+const READERS: usize = 2;
+
+/// What a mount can be told.
+#[derive(Clone, Debug)]
+pub struct FsOptions {
+    /// The directory that is mounted: [`Client::root`], or the end of a walk.
+    pub root: Arc<Node>,
+    /// Let the kernel ask for attributes with listings. While entries may not be cached it
+    /// looks every name up again anyway, so this only pays with leases.
+    pub readdirplus: bool,
+}
+
+impl FsOptions {
+    /// The defaults.
+    pub fn new(root: Arc<Node>) -> FsOptions {
+        FsOptions {
+            root,
+            readdirplus: false,
+        }
+    }
+}
+
+/// A mount, as fuser drives it.
+pub struct MagmaFs {
+    volume: Arc<Volume>,
+    callers: Callers,
+    options: FsOptions,
+}
+
+/// fuser's settings as far as they belong to the file system; the mount options are the
+/// mounter's.
+pub fn fuse_config() -> fuser::Config {
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(READERS);
+    // Who may use the mount is checked by the kernel (`allow_other`) and by permissions.
+    config.acl = fuser::SessionACL::All;
+    config
+}
+
+impl MagmaFs {
+    /// A file system over a client. Give it to [`fuser::Session::from_fd`].
+    pub fn new(client: Client, options: FsOptions) -> MagmaFs {
+        MagmaFs {
+            volume: Arc::new(Volume::new(client, options.root.clone())),
+            callers: Callers::default(),
+            options,
+        }
+    }
+
+    /// The state behind it, for notifications to the kernel.
+    pub fn volume(&self) -> Arc<Volume> {
+        self.volume.clone()
+    }
+
+    fn cred(&self, req: &Request) -> Credentials {
+        self.callers.credentials(req.pid(), req.uid(), req.gid())
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.volume.client.spawn(work);
+    }
+}
+
+fn entry(reply: ReplyEntry, result: OpResult<Entry>) {
+    match result {
+        Ok(entry) => reply.entry(&entry.ttl, &entry.attr, entry.generation),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn attributes(reply: ReplyAttr, result: OpResult<(Duration, FileAttr)>) {
+    match result {
+        Ok((ttl, attr)) => reply.attr(&ttl, &attr),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: OpResult<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// Both ways in which the kernel asks for a value: its length, or it.
+fn sized(reply: ReplyXattr, size: u32, most: usize, result: OpResult<Vec<u8>>) {
+    match result {
+        Ok(value) if value.len() > most => reply.error(Errno::E2BIG),
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn statfs(reply: ReplyStatfs, space: Space) {
+    let free = space.free / STATFS_BLOCK;
+    reply.statfs(
+        space.total / STATFS_BLOCK,
+        free,
+        free,
+        space.inodes,
+        space.inodes_free,
+        STATFS_BLOCK as u32,
+        NAME_MAX as u32,
+        STATFS_BLOCK as u32,
+    );
+}
+
+/// Attributes for a line of READDIRPLUS that has none: the kernel takes only number and
+/// type of `.` and `..`, and asks for the rest.
+fn bare_attr(ino: u64, kind: FileType) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(ino),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind,
+        perm: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: STATFS_BLOCK as u32,
+        flags: 0,
+    }
+}
+
+/// Adds a line; whether it was too much. Entries have a timeout of 0 even under a lease: a
+/// recall must not have to take the kernel's directory lock for them.
+fn add_plus(reply: &mut ReplyDirectoryPlus, plus: &PlusItem) -> bool {
+    let (attr, generation) = match &plus.attr {
+        Some(attr) => (file_attr(attr), generation(attr)),
+        None => (bare_attr(plus.item.ino, plus.item.kind), Generation(0)),
+    };
+    let name = OsStr::from_bytes(&plus.item.name);
+    let ttl = Duration::ZERO;
+    reply.add(attr.ino, plus.item.cookie, name, &ttl, &attr, generation)
+}
+
+impl Filesystem for MagmaFs {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let mut wanted = vec![
+            // Several lookups and listings in one directory at a time.
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_DIO,
+            // open with O_TRUNC is one request, and is one at the owner too.
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // Shared mappings, although files are opened past the page cache.
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            // The owner drops set-id bits at write, truncate and chown.
+            InitFlags::FUSE_HANDLE_KILLPRIV,
+        ];
+        if self.options.readdirplus {
+            wanted.push(InitFlags::FUSE_DO_READDIRPLUS);
+            wanted.push(InitFlags::FUSE_READDIRPLUS_AUTO);
+        }
+        for flag in wanted {
+            if let Err(missing) = config.add_capabilities(flag) {
+                tracing::info!(?missing, "this kernel cannot do that");
+            }
+        }
+        let refused = |what: &str, most: u32| {
+            io::Error::other(format!("fuser refuses {what}, and offers {most}"))
+        };
+        config
+            .set_max_write(IO_MAX as u32)
+            .map_err(|most| refused("the size of a write", most))?;
+        config
+            .set_max_background(FUSE_BACKGROUND)
+            .map_err(|most| refused("the count of background requests", most.into()))?;
+        // Only mapped files are read ahead. A kernel that allows less names its limit, which
+        // is also the default.
+        if let Err(most) = config.set_max_readahead(IO_MAX as u32) {
+            tracing::debug!(most, "less readahead than wanted");
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        let client = self.volume.client.clone();
+        if tokio::runtime::Handle::try_current().is_ok() {
+            // Dropped inside somebody's runtime, where waiting is not allowed.
+            self.spawn(async move { client.close().await });
+        } else {
+            self.volume.client.block_on(client.close());
+        }
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, text: &OsStr, reply: ReplyEntry) {
+        let name = match name(text) {
+            Ok(name) => name,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move { entry(reply, volume.lookup(parent, &name, &cred).await) });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.volume.inodes().forget(ino, nlookup);
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move { attributes(reply, volume.getattr(ino, fh, &cred).await) });
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            by_handle: false,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move { attributes(reply, volume.setattr(ino, fh, set, &cred).await) });
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            match volume.readlink(ino, &cred).await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        text: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let name = match name(text) {
+            Ok(name) => name,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            entry(reply, volume.mknod(parent, &name, mode, rdev, &cred).await);
+        });
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        text: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let name = match name(text) {
+            Ok(name) => name,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move { entry(reply, volume.mkdir(parent, &name, mode, &cred).await) });
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, text: &OsStr, reply: ReplyEmpty) {
+        self.remove(req, parent, text, false, reply);
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, text: &OsStr, reply: ReplyEmpty) {
+        self.remove(req, parent, text, true, reply);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        text: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let name = match name(text) {
+            Ok(name) => name,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let target = target.as_os_str().as_bytes().to_vec();
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            entry(reply, volume.symlink(parent, &name, &target, &cred).await);
+        });
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        text: &OsStr,
+        newparent: INodeNo,
+        newtext: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let unpack = || OpResult::Ok((name(text)?, name(newtext)?, rename_mode(flags)?));
+        let (from, to, mode) = match unpack() {
+            Ok(unpacked) => unpacked,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            let (from, to) = ((parent, &from), (newparent, &to));
+            empty(reply, volume.rename(from, to, mode, &cred).await);
+        });
+    }
+
+    fn link(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newtext: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let name = match name(newtext) {
+            Ok(name) => name,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move { entry(reply, volume.link(ino, newparent, &name, &cred).await) });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            match volume.open(ino, OpenHow(flags.0), &cred).await {
+                Ok((fh, flags)) => reply.opened(fh, flags),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let volume = self.volume.clone();
+        self.spawn(async move {
+            match volume.read(fh, offset, size).await {
+                Ok(content) => reply.data(&content),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // The buffer is read into again as soon as this returns.
+        let content = Bytes::copy_from_slice(data);
+        let by_kernel = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let writer = (!by_kernel).then(|| (req.uid(), req.gid()));
+        let volume = self.volume.clone();
+        self.spawn(async move {
+            let how = OpenHow(flags.0);
+            match volume.write(fh, offset, content, how, writer).await {
+                Ok(count) => reply.written(count),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    /// Nothing is buffered here and locks are the kernel's own, so there is nothing to flush:
+    /// ENOSYS says so once, and the kernel then spares the request but still writes mapped
+    /// pages back at close. Buffered writes and network-wide locks will have to answer it.
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.volume.release(fh);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move { empty(reply, volume.fsync(ino, fh, datasync, &cred).await) });
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.volume.opendir(ino) {
+            Ok(fh) => reply.opened(fh, FopenFlags::empty()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            let part = match volume.readdir(fh, offset, &cred).await {
+                Ok(part) => part,
+                Err(error) => return reply.error(errno(&error)),
+            };
+            for item in part.iter() {
+                let name = OsStr::from_bytes(&item.name);
+                if reply.add(INodeNo(item.ino), item.cookie, item.kind, name) {
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            let items = match volume.readdirplus(fh, offset, &cred).await {
+                Ok(items) => items,
+                Err(error) => return reply.error(errno(&error)),
+            };
+            for plus in &items {
+                volume.plus_seen(fh, plus);
+                if add_plus(&mut reply, plus) {
+                    volume.plus_unseen(plus);
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.volume.release(fh);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fsync(req, ino, fh, datasync, reply);
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let volume = self.volume.clone();
+        self.spawn(async move {
+            match volume.client.statfs().await {
+                Ok(space) => statfs(reply, space),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        text: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let unpack = || OpResult::Ok((self.volume.xattr_flare(ino)?, xattr_mode(flags)?));
+        let (flare, mode) = match unpack() {
+            Ok(unpacked) => unpacked,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (name, value) = (text.as_bytes().to_vec(), value.to_vec());
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            let client = &volume.client;
+            let set = client.setxattr(flare, &name, &value, mode, &cred);
+            empty(reply, set.await);
+        });
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, text: &OsStr, size: u32, reply: ReplyXattr) {
+        let flare = match self.volume.xattr_flare(ino) {
+            Ok(flare) => flare,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let name = text.as_bytes().to_vec();
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            let value = volume.client.getxattr(flare, &name, &cred).await;
+            sized(reply, size, XATTR_VALUE_MAX, value);
+        });
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let flare = match self.volume.xattr_flare(ino) {
+            Ok(flare) => flare,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            let list = volume.client.listxattr(flare, &cred).await;
+            sized(reply, size, XATTR_LIST_MAX, list);
+        });
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, text: &OsStr, reply: ReplyEmpty) {
+        let flare = match self.volume.xattr_flare(ino) {
+            Ok(flare) => flare,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let name = text.as_bytes().to_vec();
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            empty(reply, volume.client.removexattr(flare, &name, &cred).await);
+        });
+    }
+
+    /// With `default_permissions` the kernel decides and does not ask.
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        text: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let name = match name(text) {
+            Ok(name) => name,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            match volume
+                .create(parent, &name, mode, OpenHow(flags), &cred)
+                .await
+            {
+                Ok((entry, fh, flags)) => {
+                    reply.created(&entry.ttl, &entry.attr, entry.generation, fh, flags);
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    /// Files are always ready: ENOSYS lets the kernel say so by itself.
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Space cannot be reserved; the C library writes zeroes instead.
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(errno(&OpError::Unsupported));
+    }
+
+    /// Holes cannot be asked for: the kernel then shows every file as all data.
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// The kernel copies by reading and writing instead.
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+impl MagmaFs {
+    fn remove(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        text: &OsStr,
+        directory: bool,
+        reply: ReplyEmpty,
+    ) {
+        let name: Name = match name(text) {
+            Ok(name) => name,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            empty(reply, volume.remove(parent, &name, directory, &cred).await);
+        });
+    }
+}
