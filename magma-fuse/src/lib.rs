@@ -1,1 +1,4 @@
-//! placeholder
+//! The mount: a FUSE adapter over Magma's client library.
+
+
+pub mod mount;

@@ -1,0 +1,5 @@
+//! What each program does.
+
+pub mod magmad;
+pub mod mount;
+pub mod tools;
