@@ -170,7 +170,10 @@ impl HostPort {
                 "" => (host, None),
                 _ => (
                     host,
-                    Some(rest.strip_prefix(':').ok_or(bad("no colon before the port"))?),
+                    Some(
+                        rest.strip_prefix(':')
+                            .ok_or(bad("no colon before the port"))?,
+                    ),
                 ),
             }
         } else if text.parse::<Ipv6Addr>().is_ok() {
@@ -184,7 +187,10 @@ impl HostPort {
         if host.is_empty() || host.len() > HOST_NAME_MAX {
             return Err(bad("the host is empty or too long"));
         }
-        if host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
+        if host
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || c == '/')
+        {
             return Err(bad("a host has no blanks and no slashes"));
         }
         let port = match port {
@@ -328,7 +334,9 @@ mod tests {
             let parsed = HostPort::parse(text, DEFAULT_PORT).unwrap();
             assert_eq!((parsed.host.as_str(), parsed.port), (host, port), "{text}");
         }
-        for text in ["", ":1", "h:", "h:0", "h:65534", "h:x", "[::1", "[::1]x", "[h]", "a b"] {
+        for text in [
+            "", ":1", "h:", "h:0", "h:65534", "h:x", "[::1", "[::1]x", "[h]", "a b",
+        ] {
             assert!(HostPort::parse(text, DEFAULT_PORT).is_err(), "{text:?}");
         }
         let six = HostPort::parse("[::1]:7", DEFAULT_PORT).unwrap();
@@ -339,7 +347,17 @@ mod tests {
     #[test]
     fn names() {
         assert!(check_nick("wallace").is_ok());
-        for nick in ["", ".", "..", ".x", "a/b", "a b", "a]", "a\n", &"x".repeat(254)] {
+        for nick in [
+            "",
+            ".",
+            "..",
+            ".x",
+            "a/b",
+            "a b",
+            "a]",
+            "a\n",
+            &"x".repeat(254),
+        ] {
             assert!(check_nick(nick).is_err(), "{nick:?}");
         }
     }

@@ -54,7 +54,9 @@ where
     let _ = if dated {
         registry.with(layer.with_filter(filter)).try_init()
     } else {
-        registry.with(layer.without_time().with_filter(filter)).try_init()
+        registry
+            .with(layer.without_time().with_filter(filter))
+            .try_init()
     };
 }
 

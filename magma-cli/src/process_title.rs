@@ -153,13 +153,34 @@ mod tests {
             ("magmad -ksecret -b", "magmad -kxxxxxx -b"),
             ("magmad -bk secret -d /k", "magmad -bk xxxxxx -d /k"),
             ("magmad -bAksecret", "magmad -bAkxxxxxx"),
-            ("magmad --key secret --key-file k", "magmad --key xxxxxx --key-file k"),
-            ("mount.magma --host=k --key=secret d", "mount.magma --host=k --key=xxxxxx d"),
-            ("mount.magma --keyphrase=secret d", "mount.magma --keyphrase=xxxxxx d"),
-            ("mount.magma h:/ d -o rw,key=secret,port=1", "mount.magma h:/ d -o rw,key=xxxxxx,port=1"),
-            ("mount.magma h:/ d -orw,key=secret", "mount.magma h:/ d -orw,key=xxxxxx"),
-            ("mount.magma h:/ d -fvo key=secret", "mount.magma h:/ d -fvo key=xxxxxx"),
-            ("mount.magma h:/ d -o key-file=/k", "mount.magma h:/ d -o key-file=/k"),
+            (
+                "magmad --key secret --key-file k",
+                "magmad --key xxxxxx --key-file k",
+            ),
+            (
+                "mount.magma --host=k --key=secret d",
+                "mount.magma --host=k --key=xxxxxx d",
+            ),
+            (
+                "mount.magma --keyphrase=secret d",
+                "mount.magma --keyphrase=xxxxxx d",
+            ),
+            (
+                "mount.magma h:/ d -o rw,key=secret,port=1",
+                "mount.magma h:/ d -o rw,key=xxxxxx,port=1",
+            ),
+            (
+                "mount.magma h:/ d -orw,key=secret",
+                "mount.magma h:/ d -orw,key=xxxxxx",
+            ),
+            (
+                "mount.magma h:/ d -fvo key=secret",
+                "mount.magma h:/ d -fvo key=xxxxxx",
+            ),
+            (
+                "mount.magma h:/ d -o key-file=/k",
+                "mount.magma h:/ d -o key-file=/k",
+            ),
             ("magmad -r k -Dk", "magmad -r k -Dk"),
         ] {
             assert_eq!(scrubbed(line), left);

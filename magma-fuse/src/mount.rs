@@ -19,13 +19,14 @@ pub mod unmount;
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fuser::{Filesystem, Notifier, Session, SessionACL};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 pub use options::MountOptions;
 pub use table::{Device, Mount};
@@ -88,7 +89,8 @@ pub struct Attached<F: Filesystem + 'static> {
 pub struct Mounted {
     place: Place,
     thread: Option<JoinHandle<io::Result<()>>>,
-    ended: Receiver<()>,
+    // Hangs up when the session ends: its thread holds the other side.
+    ended: io::PipeReader,
 }
 
 /// Where a mount is; unmounts it when dropped.
@@ -144,12 +146,11 @@ impl<F: Filesystem + 'static> Attached<F> {
     /// Begins to serve, on threads of its own.
     pub fn serve(self) -> Result<Mounted, MountError> {
         let Attached { session, place } = self;
-        let (alive, ended) = mpsc::sync_channel::<()>(0);
+        let (ended, alive) = io::pipe().map_err(MountError::Thread)?;
         let thread = std::thread::Builder::new()
             .name("fuse-session".to_owned())
             .spawn(move || {
                 let result = session.run();
-                // Dropping it is the message.
                 drop(alive);
                 result
             })
@@ -177,10 +178,22 @@ impl Mounted {
     /// Waits until the file system has ended: unmounted, and the last open file closed.
     /// Returns whether it has.
     pub fn wait(&self, limit: Duration) -> bool {
-        match self.ended.recv_timeout(limit) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
-            Err(RecvTimeoutError::Timeout) => false,
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.end_fd(), PollFlags::POLLIN)];
+        loop {
+            match nix::poll::poll(&mut fds, limit) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Ok(0) => return false,
+                // It can only be readable because it hung up. An error of poll itself means
+                // that waiting is impossible: rather say that it ended than spin.
+                Ok(_) | Err(_) => return true,
+            }
         }
+    }
+
+    /// Becomes readable when the file system has ended, to wait for other things as well.
+    pub fn end_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
     }
 
     /// Whether the mount answers: asks for the attributes of its root, from a thread of its
@@ -207,9 +220,11 @@ impl Mounted {
             return None;
         }
         let thread = self.thread.take()?;
-        Some(thread.join().unwrap_or_else(|_| {
-            Err(io::Error::other("a thread of the mount has panicked"))
-        }))
+        Some(
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("a thread of the mount has panicked"))),
+        )
     }
 }
 
@@ -242,8 +257,7 @@ impl Drop for Place {
 /// Removes a mount of ours whose process has died, so that its directory can be used again.
 fn clear_corpse(target: &Path) {
     let dead = |path: &Path| {
-        fs::symlink_metadata(path)
-            .is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+        fs::symlink_metadata(path).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
     };
     // Bounded: at most as many as a person may have piled up there by trying again.
     for _ in 0..8 {

@@ -212,9 +212,16 @@ mod tests {
         // Claimed by "garbage" with a longer prefix than "store" has.
         assert!(!mask.shows("magma_core::store::recovery"));
         assert!(!mask.shows("magma_actors::console"));
-        assert!(DebugMask::parse("z").unwrap().shows("magma_actors::console"));
+        assert!(
+            DebugMask::parse("z")
+                .unwrap()
+                .shows("magma_actors::console")
+        );
         assert!(!DebugMask::ALL.shows("hyper"));
         assert!(DebugMask::parse("fq").is_err());
-        assert_eq!(DebugMask::parse(&DebugMask::ALL.to_string()).unwrap(), DebugMask::ALL);
+        assert_eq!(
+            DebugMask::parse(&DebugMask::ALL.to_string()).unwrap(),
+            DebugMask::ALL
+        );
     }
 }

@@ -23,7 +23,10 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
             return 0;
         }
         Err(Refused::Usage(line)) => {
-            output::error("magmad", format_args!("{line} (magmad -h shows the options)"));
+            output::error(
+                "magmad",
+                format_args!("{line} (magmad -h shows the options)"),
+            );
             return output::USAGE;
         }
     };

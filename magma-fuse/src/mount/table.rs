@@ -45,12 +45,17 @@ impl Mount {
 /// All mounts, in the order in which they were made. Empty when there is no /proc.
 pub fn read() -> Vec<Mount> {
     let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    text.split(|&byte| byte == b'\n').filter_map(parse).collect()
+    text.split(|&byte| byte == b'\n')
+        .filter_map(parse)
+        .collect()
 }
 
 /// The uppermost mount exactly at a path (absolute, without symbolic links).
 pub fn at(target: &Path) -> Option<Mount> {
-    read().into_iter().rev().find(|mount| mount.target == target)
+    read()
+        .into_iter()
+        .rev()
+        .find(|mount| mount.target == target)
 }
 
 fn parse(line: &[u8]) -> Option<Mount> {
@@ -118,7 +123,8 @@ mod tests {
 
     #[test]
     fn lines() {
-        let line = b"45 26 0:38 / /mnt/a\\040b rw,relatime shared:8 - fuse.magma h1,h2:/ rw,user_id=0";
+        let line =
+            b"45 26 0:38 / /mnt/a\\040b rw,relatime shared:8 - fuse.magma h1,h2:/ rw,user_id=0";
         let mount = parse(line).unwrap();
         assert!(mount.is_magma());
         assert_eq!(mount.device.to_string(), "0:38");

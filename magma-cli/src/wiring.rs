@@ -1,0 +1,32 @@
+//! Where the programs meet the volcano and the client: the only file that calls into both.
+
+use magma_actors::config::VolcanoConfig;
+use magma_fuse::helper::{Built, MountRequest};
+
+use crate::output;
+
+/// Runs a volcano until it is told to end. Returns the exit code.
+pub fn run_volcano(config: VolcanoConfig) -> u8 {
+    let _ = config;
+    output::error("magmad", "this build has no volcano");
+    output::FAILED
+}
+
+/// Why a mount has no file system to show.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Not there yet.
+    #[error("this build has no client")]
+    NoClient,
+}
+
+/// Connects to a volcano of the request's and builds the file system over that connection.
+pub fn connect_and_build(
+    request: &MountRequest,
+) -> Result<Built<impl fuser::Filesystem + use<>>, ConnectError> {
+    let _ = request;
+    Err::<Built<Nothing>, ConnectError>(ConnectError::NoClient)
+}
+
+struct Nothing;
+impl fuser::Filesystem for Nothing {}
