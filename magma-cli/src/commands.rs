@@ -1,5 +1,7 @@
 //! What each program does.
 
+pub mod demo;
+pub mod keygen;
 pub mod magmad;
 pub mod mount;
 pub mod tools;

@@ -14,6 +14,7 @@
 
 pub mod commands;
 pub mod flags;
+pub mod launch;
 pub mod logging;
 pub mod output;
 pub mod process_title;

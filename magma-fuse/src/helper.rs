@@ -28,6 +28,9 @@ pub use request::{Invocation, LogTarget, MountRequest, Parsed, UsageError};
 
 /// Exit code of a mount that failed, as mount(8) knows it.
 pub const MOUNT_FAILURE: u8 = 32;
+/// Logged with the mount point when the mount answers: whoever runs a mount in the foreground
+/// waits for it.
+pub const MOUNTED_LINE: &str = "is mounted at";
 /// After a signal, programs that keep files open may go on using them this long.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -59,7 +62,7 @@ where
         Err(reason) => return herald.failed(&reason),
     };
     tracing::info!(
-        "{} is mounted at {}",
+        "{} {MOUNTED_LINE} {}",
         request.mount.source,
         mounted.target().display()
     );

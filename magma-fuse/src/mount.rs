@@ -102,12 +102,22 @@ struct Place {
 impl<F: Filesystem + 'static> Attached<F> {
     /// Mounts a file system.
     pub fn new(options: &MountOptions, filesystem: F) -> Result<Attached<F>, MountError> {
-        clear_corpse(&options.target);
-        let fd = if nix::unistd::geteuid().is_root() {
-            kernel::mount(options)?
+        let mount = if nix::unistd::geteuid().is_root() {
+            kernel::mount
         } else {
-            fusermount::mount(options)?
+            fusermount::mount
         };
+        Attached::through(mount, options, filesystem)
+    }
+
+    fn through(
+        mount: fn(&MountOptions) -> Result<OwnedFd, MountError>,
+        options: &MountOptions,
+        filesystem: F,
+    ) -> Result<Attached<F>, MountError> {
+        clear_corpse(&options.target);
+        check_point(&options.target)?;
+        let fd = mount(options)?;
         // From here on an error must unmount. The mount is found in the table, not by stat:
         // stat would ask the file system, which answers nothing yet.
         let device = table::at(&options.target)
@@ -203,10 +213,14 @@ impl Mounted {
         let (tell, told) = mpsc::sync_channel(1);
         std::thread::Builder::new()
             .name("mount-probe".to_owned())
-            .spawn(move || tell.send(fs::symlink_metadata(target)))?;
+            .spawn(move || {
+                let is_dir = fs::symlink_metadata(target).map(|meta| meta.is_dir());
+                // Nobody listens any more after the limit.
+                let _ = tell.send(is_dir);
+            })?;
         match told.recv_timeout(limit) {
-            Ok(Ok(meta)) if meta.is_dir() => Ok(()),
-            Ok(Ok(_)) => Err(io::Error::from(io::ErrorKind::NotADirectory)),
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(io::Error::from(io::ErrorKind::NotADirectory)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
         }
@@ -252,6 +266,17 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.unmount();
     }
+}
+
+fn check_point(path: &Path) -> Result<(), MountError> {
+    let meta = fs::metadata(path).map_err(|source| MountError::Point {
+        path: path.to_owned(),
+        source,
+    })?;
+    if !meta.is_dir() {
+        return Err(MountError::NotDirectory(path.to_owned()));
+    }
+    Ok(())
 }
 
 /// Removes a mount of ours whose process has died, so that its directory can be used again.

@@ -1,6 +1,6 @@
 //! mount(2), for root.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -10,13 +10,6 @@ use super::{FS_TYPE, MountError};
 /// Mounts, and returns the device over which the kernel will talk.
 pub(super) fn mount(options: &MountOptions) -> Result<OwnedFd, MountError> {
     let path = &options.target;
-    let meta = fs::metadata(path).map_err(|source| MountError::Point {
-        path: path.clone(),
-        source,
-    })?;
-    if !meta.is_dir() {
-        return Err(MountError::NotDirectory(path.clone()));
-    }
     let device = OpenOptions::new()
         .read(true)
         .write(true)

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use fuser::{FileAttr, FileHandle, FileType, Generation, INodeNo, ReplyAttr, Request};
+use fuser::{FileAttr, FileHandle, FileType, INodeNo, ReplyAttr, Request};
 
 use super::*;
 
@@ -31,7 +31,6 @@ impl Filesystem for OnlyRoot {
             blksize: 4096,
             flags: 0,
         };
-        let _ = Generation(0);
         reply.attr(&Duration::ZERO, &attr);
     }
 }
@@ -67,6 +66,41 @@ fn mounts_under_its_own_name_and_type_and_ends() {
     }
     mounted.end(LIMIT).unwrap().unwrap();
     assert!(table::at(&target).is_none());
+}
+
+/// As root, because only root may open `/dev/fuse` everywhere; the protocol is the same.
+#[test]
+fn mounts_through_fusermount_too() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().canonicalize().unwrap();
+    let options = MountOptions::new("h1,h2:/".to_owned(), target.clone());
+    let attached = Attached::through(fusermount::mount, &options, OnlyRoot).unwrap();
+    let mounted = attached.serve().unwrap();
+    mounted.answers(LIMIT).unwrap();
+    let entry = table::at(&target).unwrap();
+    assert_eq!(entry.fs_type, FS_TYPE);
+    assert_eq!(entry.source, "h1,h2:/");
+    fusermount::unmount(&target).unwrap();
+    assert!(mounted.wait(LIMIT));
+}
+
+#[test]
+fn a_dead_mount_makes_place() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().canonicalize().unwrap();
+    let options = MountOptions::new("dead:/".to_owned(), target.clone());
+    // The device is closed at once, as when the process that served it was killed.
+    drop(kernel::mount(&options).unwrap());
+    let mounted = mounted("alive:/", &target);
+    mounted.answers(LIMIT).unwrap();
+    mounted.end(LIMIT).unwrap().unwrap();
+    assert!(table::at(&target).is_none(), "the dead one was unmounted");
 }
 
 #[test]
