@@ -11,7 +11,7 @@ use crate::launch::LaunchError;
 use crate::launch::network::Network;
 
 /// The content of the files does not matter, but it is the same each time.
-const SEED: u64 = 0x6d61_676d_61;
+const SEED: u64 = 0x006d_6167_6d61;
 
 /// Runs all steps; stops at the first that fails.
 pub(super) fn run(network: &mut Network, volcanos: u8, mount: &Path) -> Result<(), DemoError> {
