@@ -3,7 +3,6 @@
 //! `magmad` fills a [`VolcanoConfig`] from its options; nothing below the programs reads an
 //! argument or an environment variable.
 
-pub mod debug;
 pub mod secret;
 
 use std::io;
@@ -14,7 +13,8 @@ use std::time::Duration;
 use magma_core::lava::VolcanoInfo;
 use magma_core::limits::HOST_NAME_MAX;
 
-pub use debug::{Channel, DebugMask};
+use crate::debug::CHANNELS;
+pub use crate::debug::Mask as DebugMask;
 pub use secret::SecretText;
 
 /// A volcano logs a line that contains this when it serves: whoever started it waits for it.
@@ -27,6 +27,14 @@ pub const PORT_MAX: u16 = u16::MAX - 2;
 pub const DEFAULT_BANDWIDTH_KBIT: u64 = 1_000_000;
 /// Most copies beside the owner that a network may be told to keep.
 pub const REDUNDANCY_MAX: u8 = 8;
+
+/// Every debug channel (`-A`).
+pub fn all_channels() -> DebugMask {
+    let letters = CHANNELS.iter().map(|channel| channel.letter);
+    letters.fold(DebugMask::NONE, |mask, letter| {
+        DebugMask::parse(letter.encode_utf8(&mut [0; 4])).map_or(mask, |one| mask.with(one))
+    })
+}
 
 /// How a volcano is to start, and with what.
 #[derive(Clone, Debug)]
@@ -143,13 +151,8 @@ pub enum ConfigError {
     #[error("{0}")]
     Secret(String),
     /// A letter that is no debug channel.
-    #[error("there is no debug channel {letter:?}: the channels are {known}")]
-    BadChannel {
-        /// As given.
-        letter: char,
-        /// All letters.
-        known: String,
-    },
+    #[error(transparent)]
+    BadChannel(#[from] crate::debug::BadChannel),
 }
 
 impl HostPort {

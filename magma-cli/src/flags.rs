@@ -9,8 +9,9 @@ use clap::Parser;
 use magma_actors::config::secret::{KEY_VARIABLE, SecretText};
 use magma_actors::config::{
     ConfigError, DEFAULT_BANDWIDTH_KBIT, DEFAULT_PORT, DebugMask, HostPort, InfoChanges, PORT_MAX,
-    REDUNDANCY_MAX, Start, VolcanoConfig, check_fqdn, check_nick, default_address,
+    REDUNDANCY_MAX, Start, VolcanoConfig, all_channels, check_fqdn, check_nick, default_address,
 };
+use magma_actors::debug::CHANNELS;
 use magma_core::lava::VolcanoInfo;
 
 use crate::output::clap_line;
@@ -18,19 +19,23 @@ use crate::output::clap_line;
 /// Bytes of the unit of `-S`.
 const GIGABYTE: u64 = 1_000_000_000;
 
-const CHANNELS_HELP: &str = "\
-Debug channels:
-  B boot            b balancer        c cache           d directories
-  F flare protocol  f flares          g garbage         m mount
-  n network         r routing         s store (SQL)     u utilities
-  V node protocol   v volcanos        x locks           z everything else
-
+const RESTART_HELP: &str = "\
 Neither -b nor -r restarts a volcano from what is in its directory: -d and the key are enough
 then, everything else comes from the disk unless it is given.";
 
+/// What stands below the options: the channels, and what a restart needs.
+fn after_help() -> String {
+    let channels = CHANNELS.iter();
+    let channels = channels.map(|channel| format!("  {}  {}\n", channel.letter, channel.meaning));
+    format!(
+        "Debug channels:\n{}\n{RESTART_HELP}",
+        channels.collect::<String>()
+    )
+}
+
 /// Runs a volcano of a lava network.
 #[derive(Parser, Debug)]
-#[command(name = "magmad", version, disable_version_flag = true, after_help = CHANNELS_HELP)]
+#[command(name = "magmad", version, disable_version_flag = true, after_help = after_help())]
 pub struct MagmadFlags {
     /// Nickname, unique in the network [default: the short host name]
     #[arg(short = 'n', value_name = "NICK")]
@@ -141,10 +146,10 @@ impl MagmadFlags {
         }
         let mut debug = DebugMask::NONE;
         for letters in &self.debug {
-            debug = debug.union(DebugMask::parse(letters)?);
+            debug = debug.with(DebugMask::parse(letters).map_err(ConfigError::from)?);
         }
         if self.debug_all {
-            debug = DebugMask::ALL;
+            debug = all_channels();
         }
         let secret = SecretText::choose(self.key, self.key_file.as_deref(), variable)?;
         let told = InfoChanges {
@@ -252,7 +257,7 @@ mod tests {
              -d /srv/magma -Dfs",
         )
         .unwrap();
-        assert_eq!(wallace.debug.to_string(), "fs");
+        assert_eq!(wallace.debug.letters(), "fs");
         assert_eq!(wallace.secret.reveal(), "m4gm4s3cr3t");
         let Start::Bootstrap { me, redundancy: 1 } = wallace.start else {
             panic!("{:?}", wallace.start);
@@ -299,7 +304,7 @@ mod tests {
             ("magmad -d /x -k k -b -i 0.0.0.0", "0.0.0.0"),
             ("magmad -d /x -k k -b -n a/b", "nickname"),
             ("magmad -d /x -k k -b -p 65534", "65534"),
-            ("magmad -d /x -k k -b -Dq", "'q'"),
+            ("magmad -d /x -k k -b -Dq", "channel q"),
             ("magmad -d /x -k k -r h:x", "port"),
             ("magmad -d /x -k", "-k"),
             ("magmad --frob", "--frob"),

@@ -7,12 +7,10 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use magma_actors::config::DebugMask;
-use tracing::Level;
-use tracing_subscriber::filter::dynamic_filter_fn;
+use magma_actors::debug::{self, DebugFilter, Mask};
+use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
 
 /// Where the log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,44 +24,39 @@ pub enum Target {
 }
 
 /// Begins logging. Call once; a second call changes nothing but the channels.
-pub fn init(target: Target, debug: DebugMask) -> io::Result<()> {
-    debug.switch_on();
+pub fn init(target: Target, channels: Mask) -> io::Result<()> {
     match target {
-        Target::Stderr => install(io::stderr, true),
-        Target::File(path) => install(Mutex::new(open(&path)?), true),
+        Target::Stderr => {
+            // An error says that there is a log already.
+            let _ = debug::install(channels);
+        }
+        Target::File(path) => {
+            let layer = fmt::layer().with_ansi(false);
+            let layer = layer.with_writer(Mutex::new(open(&path)?));
+            let filter = DebugFilter::new(debug::switch());
+            let _ = tracing_subscriber::registry()
+                .with(filter)
+                .with(layer)
+                .try_init();
+        }
         Target::Syslog(name) => {
             let syslog = Syslog::connect(name).ok().map(Arc::new);
-            install(move || SyslogLine::new(syslog.clone()), false);
+            // Syslog has its own dates.
+            let layer = fmt::layer().with_ansi(false).without_time();
+            let layer = layer.with_writer(move || SyslogLine::new(syslog.clone()));
+            let filter = DebugFilter::new(debug::switch());
+            let _ = tracing_subscriber::registry()
+                .with(filter)
+                .with(layer)
+                .try_init();
         }
     }
+    debug::switch().open(channels);
     Ok(())
 }
 
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
-}
-
-fn install<W>(writer: W, dated: bool)
-where
-    W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
-{
-    let layer = fmt::layer().with_writer(writer).with_ansi(false);
-    let filter = dynamic_filter_fn(|meta, _| shows(meta.target(), meta.level()));
-    let registry = tracing_subscriber::registry();
-    // Syslog has its own dates.
-    let _ = if dated {
-        registry.with(layer.with_filter(filter)).try_init()
-    } else {
-        registry
-            .with(layer.without_time().with_filter(filter))
-            .try_init()
-    };
-}
-
-fn shows(target: &str, level: &Level) -> bool {
-    // The libraries below tell their own INFO to nobody but those who debug.
-    let ours = target.starts_with("magma");
-    *level <= if ours { Level::INFO } else { Level::WARN } || DebugMask::current().shows(target)
 }
 
 /// A connection to the local syslog daemon (RFC 3164 over `/dev/log`).
@@ -122,12 +115,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_and_channels() {
-        DebugMask::parse("f").unwrap().switch_on();
-        assert!(shows("magma_actors::console", &Level::INFO));
-        assert!(!shows("magma_actors::console", &Level::DEBUG));
-        assert!(shows("magma_core::engine", &Level::TRACE));
-        assert!(!shows("quinn::endpoint", &Level::INFO));
-        assert!(shows("quinn::endpoint", &Level::ERROR));
+    fn a_syslog_line_has_its_name_in_front() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let syslog = Arc::new(Syslog {
+            socket: ours,
+            tag: "<30>mount.magma[1]: ".to_owned(),
+        });
+        let mut line = SyslogLine::new(Some(syslog));
+        line.write_all(b"hello ").unwrap();
+        line.write_all(b"world\n").unwrap();
+        drop(line);
+        let mut text = [0; 64];
+        let len = theirs.recv(&mut text).unwrap();
+        assert_eq!(&text[..len], b"<30>mount.magma[1]: hello world");
     }
 }

@@ -15,7 +15,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use magma_actors::config::{ConfigError, DEFAULT_PORT, DebugMask, HostPort, PORT_MAX, SecretText};
+use magma_actors::config::{
+    ConfigError, DEFAULT_PORT, DebugMask, HostPort, PORT_MAX, SecretText, all_channels,
+};
 use magma_core::flare::path::FlarePath;
 
 use super::arguments::{Item, Shape, split};
@@ -270,7 +272,7 @@ fn by_person<'a>(
             ("--key" | "--key-file" | "--port" | "--patience" | "--log" | "--debug", value) => {
                 settings.apply(&name[2..], value)?;
             }
-            ("--debug-all", _) => settings.debug = DebugMask::ALL,
+            ("--debug-all", _) => settings.debug = all_channels(),
             ("-s", _) => settings.single_threaded = true,
             ("-f" | "--foreground", _) => settings.foreground = true,
             ("-o", Some(list)) => settings.apply_list(list)?,
@@ -339,7 +341,7 @@ impl Settings {
             }
             ("debug", Some(letters)) => {
                 let mask = DebugMask::parse(letters).map_err(|bad| bad.to_string())?;
-                self.debug = self.debug.union(mask);
+                self.debug = self.debug.with(mask);
             }
             ("log", Some("syslog")) => self.log = Some(LogTarget::Syslog),
             ("log", Some("stderr")) => self.log = Some(LogTarget::Stderr),

@@ -35,7 +35,7 @@ fn the_form_of_a_person_in_full() {
     );
     assert_eq!(hosts(&request), "a:13000 b:7");
     assert_eq!(request.mount.source, "a,b:7:/");
-    assert_eq!(request.debug.to_string(), "fs");
+    assert_eq!(request.debug.letters(), "fs");
     assert_eq!(request.patience, Duration::from_secs(5));
     assert_eq!(request.mount.target, PathBuf::from("/tmp"));
     assert!(
@@ -94,7 +94,7 @@ fn one_line_about_each_mistake_and_the_code_of_its_form() {
         ("--host=h --key=k -o frob /tmp", 2, "frob"),
         ("--host=h:x --key=k /tmp", 2, "port"),
         ("--host", 2, "--host"),
-        ("--host=h --debug q /tmp", 2, "'q'"),
+        ("--host=h --debug q /tmp", 2, "channel q"),
         ("h:/ /tmp -o key=k,frob", 1, "frob"),
         ("h:/ /tmp -o key=k,frob=1", 1, "frob="),
         ("h:/ /tmp -o remount,ro", 1, "unmount"),
