@@ -5,3 +5,4 @@ pub mod keygen;
 pub mod magmad;
 pub mod mount;
 pub mod tools;
+pub mod verify;

@@ -1,8 +1,11 @@
 //! Where the programs meet the volcano and the client: the only file that calls into both.
 
 use magma_actors::config::VolcanoConfig;
+use std::path::Path;
+
 use magma_fuse::helper::{Built, MountRequest};
 
+use crate::commands::verify::OpenStore;
 use crate::output;
 
 /// Runs a volcano until it is told to end. Returns the exit code.
@@ -26,6 +29,19 @@ pub fn connect_and_build(
 ) -> Result<Built<impl fuser::Filesystem + use<>>, ConnectError> {
     let _ = request;
     Err::<Built<Nothing>, ConnectError>(ConnectError::NoClient)
+}
+
+/// Why a store cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not there yet.
+    #[error("this build cannot open stores")]
+    NoStore,
+}
+
+/// Opens the store of a volcano that does not run, to look at it.
+pub fn open_store(_dir: &Path) -> Result<OpenStore, OpenError> {
+    Err(OpenError::NoStore)
 }
 
 struct Nothing;

@@ -62,6 +62,8 @@ enum DemoError {
     NotEmpty(PathBuf),
     #[error("what the mounts show is not what was written: {0}")]
     Differs(String),
+    #[error("the stores are not copies of each other: {0}")]
+    Copies(String),
 }
 
 /// Runs the demo.

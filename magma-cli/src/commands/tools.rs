@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-use super::{demo, keygen};
+use super::{demo, keygen, verify};
 use crate::flags::Refused;
 use crate::output;
 
@@ -22,6 +22,8 @@ enum Tool {
     Demo(demo::DemoFlags),
     /// Print a new secret key
     Keygen,
+    /// Compare the stores of volcanos that do not run: are all copies equal?
+    Verify(verify::VerifyFlags),
     /// Run a volcano, as magmad does
     #[command(hide = true)]
     Magmad,
@@ -49,6 +51,7 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
     match tools.tool {
         Tool::Demo(flags) => demo::run(flags),
         Tool::Keygen => keygen::run(),
+        Tool::Verify(flags) => verify::run(&flags),
         // Taken by the first argument, before options are read: see `Program::main`.
         Tool::Magmad | Tool::Mount => {
             output::error("magma", "magmad and mount must be the first argument");

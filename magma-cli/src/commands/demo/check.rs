@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::tree::{self, Snapshot};
 use super::{DemoError, output};
+use crate::commands::verify;
 use crate::launch::LaunchError;
 use crate::launch::network::Network;
 
@@ -41,6 +42,11 @@ pub(super) fn run(network: &mut Network, volcanos: u8, mount: &Path) -> Result<(
     step("unmount both", || Ok(network.unmount_all()?))?;
     step("shut the network down on a console", || {
         Ok(network.shutdown(0).map(drop)?)
+    })?;
+    step("compare the copies in the stores", || {
+        let volcanos = network.volcanos().iter();
+        let dirs = volcanos.map(|volcano| volcano.dir().to_owned());
+        verify::check(dirs.collect()).map_err(DemoError::Copies)
     })?;
     step("restart it", || Ok(network.restart()?))?;
     step("mount and compare again", || {
