@@ -47,11 +47,11 @@ impl Program {
                 arguments.remove(0);
             }
         }
-        ExitCode::from(match program {
+        match program {
             Program::Magmad => commands::magmad::main(arguments),
-            Program::Mount => commands::mount::main(arguments),
-            Program::Tools => commands::tools::main(arguments),
-        })
+            Program::Mount => ExitCode::from(commands::mount::main(arguments)),
+            Program::Tools => ExitCode::from(commands::tools::main(arguments)),
+        }
     }
 }
 

@@ -2,17 +2,18 @@
 
 use magma_actors::config::VolcanoConfig;
 use std::path::Path;
+use std::process::ExitCode;
 
 use magma_fuse::helper::{Built, MountRequest};
 
 use crate::commands::verify::OpenStore;
 use crate::output;
 
-/// Runs a volcano until it is told to end. Returns the exit code.
-pub fn run_volcano(config: VolcanoConfig) -> u8 {
+/// Runs a volcano until it is told to end. It sets up the log itself.
+pub fn run_volcano(config: VolcanoConfig) -> ExitCode {
     let _ = config;
     output::error("magmad", "this build has no volcano");
-    output::FAILED
+    ExitCode::from(output::FAILED)
 }
 
 /// Why a mount has no file system to show.

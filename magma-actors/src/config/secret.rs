@@ -14,8 +14,6 @@ use super::ConfigError;
 pub const KEY_VARIABLE: &str = "MAGMA_KEY";
 /// Longest secret key in bytes.
 pub const SECRET_MAX: usize = 1024;
-/// Keys that look easier to guess than this many bits get a warning.
-const WEAK_BITS: f64 = 80.0;
 
 /// The text of a secret key: wiped when dropped, never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -87,24 +85,6 @@ impl SecretText {
     pub fn reveal(&self) -> &str {
         &self.0
     }
-
-    /// Whether it looks easy to guess: under 80 bits, counted as if each character was drawn
-    /// from the classes of characters that occur. A guess, and a generous one.
-    pub fn looks_weak(&self) -> bool {
-        let has = |class: fn(char) -> bool| self.0.chars().any(class);
-        let mut alphabet = 0.0;
-        for (class, size) in [
-            ((|c| c.is_ascii_lowercase()) as fn(char) -> bool, 26.0),
-            (|c| c.is_ascii_uppercase(), 26.0),
-            (|c| c.is_ascii_digit(), 10.0),
-            (|c| !c.is_ascii_alphanumeric(), 32.0),
-        ] {
-            if has(class) {
-                alphabet += size;
-            }
-        }
-        self.0.chars().count() as f64 * f64::log2(alphabet) < WEAK_BITS
-    }
 }
 
 /// Whether others than its owner may read a key file.
@@ -141,12 +121,5 @@ mod tests {
         assert!(SecretText::from_file(&path).is_err());
         let secret = SecretText::new("m4gm4s3cr3t".to_owned()).unwrap();
         assert!(!format!("{secret:?}").contains("m4gm4"));
-    }
-
-    #[test]
-    fn weakness() {
-        let looks_weak = |text: &str| SecretText::new(text.to_owned()).unwrap().looks_weak();
-        assert!(looks_weak("m4gm4s3cr3t"));
-        assert!(!looks_weak("0b4f8f1be4a94a5c9d0e1f2a3b4c5d6e"));
     }
 }

@@ -27,8 +27,9 @@ pub struct MountOptions {
     pub readahead_kb: u32,
 }
 
-/// Threads that take requests: answers may come from any thread, so that few suffice.
-const THREADS: usize = 4;
+/// Threads that take requests: one copies content while the other goes on. Answers come from
+/// the client's thread.
+const THREADS: usize = 2;
 /// Read-ahead in KiB.
 const READAHEAD_KB: u32 = 4096;
 
