@@ -1,1 +1,20 @@
-//! placeholder
+//! Clusters of real processes for the tests.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`cluster`] | a lava network with addresses and directories of its own |
+//! | [`volcano_process`] | one `magmad` of it |
+//! | [`mounted`] | one `mount.magma`, and whether this machine can mount at all |
+//! | [`console_client`] | the console, as telnet sees it |
+//!
+//! Everything ends with the test, however that ends: processes are asked to, killed if they do
+//! not, and get a signal from the kernel should the test process itself be killed; mounts are
+//! removed. A failing test prints the ends of the logs and where they are kept.
+
+pub mod cluster;
+pub mod console_client;
+pub mod mounted;
+pub mod volcano_process;
+
+pub use cluster::Cluster;
+pub use mounted::Mount;

@@ -262,6 +262,3 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -112,6 +112,28 @@ pub const CONSOLE_SESSIONS: usize = 32;
 pub const CONSOLE_LINE_MAX: usize = 8 * 1024;
 /// Bytes of a file that `cat` shows on the console.
 pub const CONSOLE_CAT_MAX: u64 = 1024 * 1024;
+/// A console session without a line for this long is closed, in milliseconds.
+pub const CONSOLE_IDLE_MS: u64 = 30 * 60 * 1000;
+/// A console session without a line for this long gives way when all are taken, in milliseconds.
+pub const CONSOLE_YIELD_MS: u64 = 60 * 1000;
+/// A console peer that takes nothing of what waits for it for this long is let go, in milliseconds.
+pub const CONSOLE_WRITE_MS: u64 = 30 * 1000;
+/// Output of a console session that is gathered before it is sent, in bytes.
+pub const CONSOLE_OUTPUT_BYTES: usize = 16 * 1024;
+/// Lines that a console peer may send ahead while a command runs.
+pub const CONSOLE_TYPE_AHEAD: usize = 16;
+/// Bytes that a console peer may send without ending a line before it is let go.
+pub const CONSOLE_WASTE_MAX: usize = 1024 * 1024;
+/// Content bytes that `cat` asks for at a time on the console.
+pub const CONSOLE_READ_BYTES: u32 = 16 * 1024;
+/// Bytes of entries that `ls` asks for at a time on the console.
+pub const CONSOLE_PAGE_BYTES: u32 = 64 * 1024;
+/// Requests that one console command has outstanding.
+pub const CONSOLE_REQUESTS: usize = 8;
+/// Times that the console sends a request that only has to be repeated.
+pub const CONSOLE_TRIES: u32 = 5;
+/// Symbolic links followed on one walk (`ELOOP` of Linux comes after 40).
+pub const SYMLINK_HOPS_MAX: usize = 40;
 
 /// Restarts of one actor inside [`RESTART_WINDOW_MS`] that end the process in order.
 pub const RESTARTS_MAX: usize = 8;
@@ -178,6 +200,11 @@ const _: () = assert!(2 * (REDUNDANCY_MAX as usize) < COPIES_MAX);
 const _: () = assert!(AGREEMENT_LAVAS <= AGREEMENT_ENTRIES);
 const _: () = assert!(BULK_THRESHOLD < IO_MAX);
 const _: () = assert!(SLOTS_PER_SESSION as usize <= CALLS_PER_CONNECTION);
+const _: () = assert!(CONSOLE_LINE_MAX < CONSOLE_WASTE_MAX);
+const _: () = assert!(CONSOLE_LINE_MAX > PATH_MAX);
+const _: () = assert!(CONSOLE_YIELD_MS <= CONSOLE_IDLE_MS);
+const _: () = assert!(CONSOLE_READ_BYTES as usize <= IO_MAX);
+const _: () = assert!(CONSOLE_PAGE_BYTES as usize <= READDIR_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_MS * 5 < VOLCANO_SILENT_MS + HEARTBEAT_MS);
 const _: () = assert!(CLIENT_ATTEMPT_MS > PARK_LIMIT_MS);
 const _: () = assert!(CLIENT_PATIENCE_MS > CLIENT_ATTEMPT_MS);

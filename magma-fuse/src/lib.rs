@@ -10,6 +10,8 @@
 //! | [`listing`] | readdir: cookies, batches, attributes |
 //! | [`credentials`] | who asks: groups of the calling process |
 //! | [`convert`] | between Magma's types and the kernel's |
+//! | [`mount`] | mount(2), serving, unmounting |
+//! | [`helper`] | `mount.magma` |
 //! | [`dht`] | `/.dht`, the internal directory |
 
 pub mod client;
@@ -18,6 +20,8 @@ pub mod credentials;
 pub mod dht;
 pub mod filesystem;
 pub mod handles;
+pub mod helper;
 pub mod inodes;
 pub mod listing;
+pub mod mount;
 pub mod volume;

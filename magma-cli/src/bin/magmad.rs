@@ -1,1 +1,9 @@
-fn main() {}
+//! The daemon.
+
+use std::process::ExitCode;
+
+use magma_cli::program::Program;
+
+fn main() -> ExitCode {
+    Program::Magmad.main()
+}

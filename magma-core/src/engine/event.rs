@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use crate::agreement::Change;
-use crate::effect::Record;
 use crate::flare::{FlareRow, LinkRow};
 use crate::ids::{FlareRef, SessionId, SliceId, VolcanoId};
 use crate::lava::Lava;
@@ -253,23 +252,12 @@ pub(super) enum Release {
     StepDone { to: VolcanoId, done: Box<StepDone> },
 }
 
-/// The outcome of one operation.
+/// The answer of one operation that is done at once, with content that was read.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    /// Answered; content read goes into the payload.
-    Done(Answer, Bytes),
-    /// The request waits elsewhere (transaction, disk, parking) and comes back by itself.
-    Waits,
-}
+pub(super) struct Outcome(pub(super) Answer, pub(super) Bytes);
 
 impl Outcome {
     pub(super) fn done(answer: Answer) -> Outcome {
-        Outcome::Done(answer, Bytes::new())
+        Outcome(answer, Bytes::new())
     }
-}
-
-/// Records on their way to the copies of one slice.
-#[derive(Debug, Default)]
-pub(super) struct Outgoing {
-    pub(super) records: Vec<Record>,
 }

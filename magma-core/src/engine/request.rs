@@ -244,14 +244,12 @@ impl<S: Store> Engine<S> {
             Op::Inspect(key) => self.inspect(key)?,
         };
         Ok(match outcome {
-            Ok(Outcome::Done(answer, payload)) => {
+            Ok(Outcome(answer, payload)) => {
                 if !payload.is_empty() {
                     state.out.push(payload);
                 }
                 Step::Answered(Ok(answer))
             }
-            // Operations that wait have returned above.
-            Ok(Outcome::Waits) | Err(OpError::TryAgain) => Step::Answered(Err(OpError::TryAgain)),
             Err(error) => Step::Answered(Err(error)),
         })
     }

@@ -11,9 +11,9 @@ pub(super) fn flare_unsettled(row: &FlareRow) -> bool {
     row.nascent.is_some() || row.nlink == 0
 }
 
-/// Whether an entry waits for a confirmation or a decision.
+/// Whether an entry waits for a decision.
 pub(super) fn entry_unsettled(row: &EntryRow) -> bool {
-    row.born.is_some() || row.prepared.is_some()
+    row.prepared.is_some()
 }
 
 /// Whether a link is not (or no longer) to be trusted.

@@ -176,6 +176,11 @@ impl View for MemoryStore {
         Ok(rows)
     }
 
+    fn prepared_entries(&self, dir: Key, limit: usize) -> StoreResult<Vec<EntryRow>> {
+        let prepared = self.entries_of(dir).filter(|row| row.prepared.is_some());
+        Ok(prepared.take(limit).cloned().collect())
+    }
+
     fn links(&self, key: Key) -> StoreResult<Vec<LinkRow>> {
         Ok(self.links_of(key).cloned().collect())
     }

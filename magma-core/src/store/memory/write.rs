@@ -75,6 +75,12 @@ impl MemoryStore {
             Effect::DropDecision(key, tx) => self.decisions.remove(&(*key, *tx)),
             Effect::PutHolder(key, session) => self.holders.put((*key, *session), ()),
             Effect::DropHolder(key, session) => self.holders.remove(&(*key, *session)),
+            Effect::Cut {
+                to,
+                start,
+                end,
+                epoch,
+            } => return self.cut_slice(slice, *to, *start, *end, (*epoch, Seq(0))),
         }
         Ok(())
     }

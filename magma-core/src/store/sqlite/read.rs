@@ -262,6 +262,15 @@ impl View for SqliteStore {
         )
     }
 
+    fn prepared_entries(&self, dir: Key, rows: usize) -> StoreResult<Vec<EntryRow>> {
+        self.rows(
+            "entries",
+            "SELECT row FROM entries INDEXED BY entries_unsettled
+             WHERE key = ?1 AND unsettled = 1 ORDER BY name LIMIT ?2",
+            (dir.0, limit(rows)),
+        )
+    }
+
     fn links(&self, key: Key) -> StoreResult<Vec<LinkRow>> {
         self.rows(
             "links",

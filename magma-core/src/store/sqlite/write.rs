@@ -107,6 +107,12 @@ impl SqliteStore {
                     "DELETE FROM holders WHERE key = ?1 AND session = ?2",
                     (key.0, identity(session.0)),
                 )?,
+                Effect::Cut {
+                    to,
+                    start,
+                    end,
+                    epoch,
+                } => self.cut_slice(slice, *to, *start, *end, (*epoch, Seq(0)))?,
             }
         }
         Ok(())

@@ -1,0 +1,3 @@
+//! The TCP console.
+
+pub mod telnet;

@@ -1,0 +1,8 @@
+//! What each program does.
+
+pub mod demo;
+pub mod keygen;
+pub mod magmad;
+pub mod mount;
+pub mod tools;
+pub mod verify;

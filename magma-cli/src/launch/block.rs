@@ -1,0 +1,121 @@
+//! Loopback addresses that nobody else uses: all of 127.0.0.0/8 is ours, so each network of
+//! volcanos gets a /24, and each volcano the usual ports on an address of its own.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use magma_actors::config::DEFAULT_PORT;
+
+use super::LaunchError;
+
+/// Blocks that tests may use: 127.64.0 to 127.127.255.
+const BLOCKS: u32 = 64 * 256;
+/// Blocks that are looked at before giving up.
+const TRIES: u32 = 512;
+
+/// A /24 of loopback addresses, held by a lock file until dropped.
+#[derive(Debug)]
+pub struct LoopbackBlock {
+    network: [u8; 3],
+    _lock: File,
+}
+
+impl LoopbackBlock {
+    /// A block that no other process holds, different each time.
+    pub fn allocate(volcanos: u8) -> Result<LoopbackBlock, LaunchError> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        // Neighbouring processes begin far from each other (Knuth's multiplicative hash).
+        let begin = std::process::id().wrapping_add(count << 16);
+        let begin = begin.wrapping_mul(2_654_435_761) >> 8;
+        for step in 0..TRIES {
+            let number = begin.wrapping_add(step) % BLOCKS;
+            let network = [127, 64 + (number >> 8) as u8, (number & 0xff) as u8];
+            if let Some(block) = LoopbackBlock::take(network, volcanos)? {
+                return Ok(block);
+            }
+        }
+        Err(LaunchError::NoAddress(format!(
+            "{TRIES} were in use, see {}",
+            lock_dir().display()
+        )))
+    }
+
+    /// 127.0.0.1 and up when their ports are free, any other block otherwise.
+    pub fn preferring_localhost(volcanos: u8) -> Result<LoopbackBlock, LaunchError> {
+        match LoopbackBlock::take([127, 0, 0], volcanos)? {
+            Some(block) => Ok(block),
+            None => LoopbackBlock::allocate(volcanos),
+        }
+    }
+
+    /// The address of the volcano with this number, counted from 0.
+    pub fn addr(&self, volcano: u8) -> Ipv4Addr {
+        let [a, b, c] = self.network;
+        Ipv4Addr::new(a, b, c, volcano + 1)
+    }
+
+    fn take(network: [u8; 3], volcanos: u8) -> Result<Option<LoopbackBlock>, LaunchError> {
+        let dir = lock_dir();
+        let failed = |action, path: &PathBuf, source| LaunchError::File {
+            action,
+            path: path.clone(),
+            source,
+        };
+        std::fs::create_dir_all(&dir).map_err(|error| failed("make", &dir, error))?;
+        let [a, b, c] = network;
+        let path = dir.join(format!("{a}.{b}.{c}"));
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| failed("open", &path, error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(failed("lock", &path, error)),
+        }
+        let block = LoopbackBlock {
+            network,
+            _lock: lock,
+        };
+        let free = (0..volcanos).all(|volcano| block.is_free(volcano));
+        Ok(free.then_some(block))
+    }
+
+    fn is_free(&self, volcano: u8) -> bool {
+        let at = |port| SocketAddr::from((self.addr(volcano), port));
+        UdpSocket::bind(at(DEFAULT_PORT)).is_ok()
+            && UdpSocket::bind(at(DEFAULT_PORT + 1)).is_ok()
+            && TcpListener::bind(at(DEFAULT_PORT + 2)).is_ok()
+    }
+}
+
+/// One for each user: locks of others could not be opened.
+fn lock_dir() -> PathBuf {
+    std::env::temp_dir().join(format!("magma-loopback-{}", nix::unistd::getuid()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_not_shared() {
+        let first = LoopbackBlock::allocate(3).unwrap();
+        let second = LoopbackBlock::allocate(3).unwrap();
+        assert_ne!(first.addr(0), second.addr(0));
+        assert!(first.addr(0).is_loopback());
+        assert!(LoopbackBlock::take(first.network, 3).unwrap().is_none());
+        let network = first.network;
+        drop(first);
+        // A child that another test forks just now has the lock until it execs.
+        let again = || LoopbackBlock::take(network, 3).unwrap();
+        assert!(crate::launch::wait_for(crate::launch::END_LIMIT, again).is_some());
+    }
+}
