@@ -6,7 +6,6 @@ use std::time::Duration;
 use magma_core::engine::Statistics;
 use magma_core::ids::{SliceId, Stamp};
 use magma_core::op::Space;
-use magma_core::store::View;
 
 use crate::node::Node;
 use crate::supervision::{Guarded, GuardedContext, Inner};

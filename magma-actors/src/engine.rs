@@ -14,6 +14,7 @@ use magma_core::engine::{Action, Engine, Event};
 use magma_core::ids::VolcanoId;
 use magma_core::lava::Lava;
 use magma_core::limits::{ENGINE_BATCH, ENGINE_QUEUE};
+use magma_core::store::content::ContentFiles;
 use magma_core::store::sqlite::SqliteStore;
 use magma_core::store::{StoreError, StoreResult};
 use magma_core::time::{Moment, Now};
@@ -120,14 +121,16 @@ pub struct EngineSeed {
     pub lava: Lava,
 }
 
-/// Opens the store, builds the engine and starts its thread.
+/// Opens the store, builds the engine and starts its thread. The content files are for the
+/// I/O pool.
 pub fn start(
     seed: EngineSeed,
     watch: Watch,
     output: tokio::sync::mpsc::UnboundedSender<Output>,
-) -> Result<EngineHandle, StoreError> {
+) -> Result<(EngineHandle, ContentFiles), StoreError> {
     let (queue, inbox) = sync_channel(ENGINE_QUEUE);
     let engine = build(&seed)?;
+    let content = engine.store().content_files().clone();
     let sentinel = DropSentinel::new(watch.clone(), "Engine");
     let runner = Runner {
         seed,
@@ -148,7 +151,7 @@ pub fn start(
             path: PathBuf::from("engine"),
             source,
         })?;
-    Ok(EngineHandle { queue })
+    Ok((EngineHandle { queue }, content))
 }
 
 fn build(seed: &EngineSeed) -> StoreResult<DiskEngine> {

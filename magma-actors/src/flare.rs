@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use actix::{AsyncContext, Message};
+use actix::Message;
 use bytes::Bytes;
 use magma_core::engine::{Action, Event, IoDone, IoJob, Origin};
 use magma_core::error::OpError;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix::{AsyncContext, Message};
+use actix::Message;
 use bytes::Bytes;
 use magma_core::agreement::coordinator::CoordinatorLog;
 use magma_core::agreement::{Agreement, Change, ProposeError};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{AsyncContext, Message};
+use actix::Message;
 use bytes::Bytes;
 use magma_core::agreement::Change;
 use magma_core::engine::Event;
@@ -79,7 +79,7 @@ impl Handle<PeersChanged> for NodeProto {
 enum Role {
     Client(String),
     Volcano(VolcanoId),
-    Joiner(String),
+    Joiner,
 }
 
 /// What the node endpoint does with what arrives.
@@ -147,7 +147,7 @@ impl Service for NodeService {
     fn connected(&self, connection: &Connection, hello: Bytes) {
         let role = match codec::decode::<NodeHello>(&hello) {
             Ok(NodeHello::Client { label, .. }) => Role::Client(label),
-            Ok(NodeHello::Joiner { nick, .. }) => Role::Joiner(nick),
+            Ok(NodeHello::Joiner { .. }) => Role::Joiner,
             Ok(NodeHello::Volcano(identity)) => match identity.volcano {
                 Some(id) => Role::Volcano(id),
                 None => return,
@@ -187,7 +187,7 @@ impl Service for NodeService {
             (NodeCall::EndSession(id), Role::Client(_)) => {
                 self.propose(Change::EndSession(id), replier, |_| NodeAnswer::Done);
             }
-            (NodeCall::Join(info), Role::Joiner(_)) => {
+            (NodeCall::Join(info), Role::Joiner) => {
                 tracing::info!(target: "magma::n", nick = %info.nick, from = %connection.peer(), "wants to join after this volcano");
                 // Its first answer may have got lost: who is in already, and owns nothing
                 // yet, is told so again.

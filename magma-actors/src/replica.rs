@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use actix::{AsyncContext, Message};
+use actix::Message;
 use bytes::{Bytes, BytesMut};
 use magma_core::engine::Event;
 use magma_core::ids::VolcanoId;

@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Context};
-use magma_core::agreement::coordinator::CoordinatorLog;
 use magma_core::engine::Event;
-use magma_core::store::content::ContentFiles;
+use magma_core::store::lock::DirLock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
@@ -38,7 +37,9 @@ const FAILED: u8 = 1;
 
 /// Runs a volcano until it is told to end. The exit code is that of the process.
 pub fn run(config: VolcanoConfig) -> ExitCode {
-    crate::debug::install(config.debug);
+    if let Err(error) = crate::debug::install(config.debug) {
+        tracing::warn!("the log was set up before: {error}");
+    }
     install_panic_hook();
     let system = actix_rt::System::new();
     let outcome = system.block_on(live(config));
@@ -132,10 +133,11 @@ async fn live(config: VolcanoConfig) -> Result<(), LifeError> {
     outcome
 }
 
-/// Both endpoints.
+/// Both endpoints, and the lock of the directory: what is held until the end.
 struct Endpoints {
     flare: Endpoint,
     node: Endpoint,
+    _lock: DirLock,
 }
 
 fn start_tree(
@@ -148,8 +150,7 @@ fn start_tree(
     let Founded { dir, _lock: lock, id, info, start_number, lava, log, console } = founded;
     let (output, outputs) = mpsc::unbounded_channel();
     let seed = EngineSeed { dir: dir.clone(), me: id, lava: lava.clone() };
-    let engine = crate::engine::start(seed, watch.clone(), output)?;
-    let content = ContentFiles::open(&dir)?;
+    let (engine, content) = crate::engine::start(seed, watch.clone(), output)?;
     let node = Arc::new(Node::new(NodeSeed {
         id,
         info: info.clone(),
@@ -214,9 +215,8 @@ fn start_tree(
         },
     };
     volcano.start();
-    // The lock of the directory is held until the process ends.
-    std::mem::drop(Box::leak(Box::new(lock)));
-    Ok((node, Endpoints { flare: flare_endpoint, node: node_endpoint }))
+    let endpoints = Endpoints { flare: flare_endpoint, node: node_endpoint, _lock: lock };
+    Ok((node, endpoints))
 }
 
 /// Passes what the engine wants done to the FlareActor, which takes it as fast as it can: a

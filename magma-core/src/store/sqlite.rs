@@ -136,6 +136,11 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// The content files.
+    pub fn content_files(&self) -> &ContentFiles {
+        &self.content
+    }
+
     /// A value of the volcano's own, by name.
     pub fn meta(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
         self.reading("SELECT value FROM meta WHERE name = ?1")?
