@@ -1,0 +1,55 @@
+//! What the console asks of its volcano. Whoever implements it decides nothing about text.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use magma_core::error::OpError;
+use magma_core::flare::{FlareRow, LinkRow};
+use magma_core::key::Key;
+use magma_core::lava::{Lava, VolcanoInfo};
+use magma_core::op::{Answer, Op};
+use magma_core::wire::node_protocol::VolcanoStatus;
+
+use crate::debug::{self, Switch};
+
+/// A flare that is in memory, with its names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedFlare {
+    /// The row.
+    pub row: FlareRow,
+    /// Its names, as far as they are in memory too.
+    pub links: Vec<LinkRow>,
+}
+
+/// Answers in the order of the operations, and the content that was read.
+pub type Answers = (Vec<Result<Answer, OpError>>, Bytes);
+
+/// What the console asks of the volcano.
+///
+/// A future may be dropped before it is ready, when the peer interrupts the command. Whatever
+/// it has set going by then goes on.
+pub trait Backend {
+    /// This volcano.
+    fn me(&self) -> VolcanoInfo;
+    /// The lava as this volcano knows it.
+    fn lava(&self) -> Lava;
+    /// Every volcano's last heartbeat and whether it is alive (own one included).
+    fn statuses(&self) -> Vec<(VolcanoStatus, bool)>;
+    /// "ready", or what the volcano does instead: "loading, waits for penguin".
+    fn phase(&self) -> String;
+    /// Whether requests can be served.
+    fn is_ready(&self) -> bool;
+    /// Sends operations to the owner of a key as root; answers and payload.
+    fn request(&self, key: Key, ops: Vec<Op>) -> BoxFuture<'static, Result<Answers, OpError>>;
+    /// Flares in memory here.
+    fn cached(&self) -> BoxFuture<'static, Vec<CachedFlare>>;
+    /// Ends the whole network in order, or only this volcano. Returns once it is under way.
+    fn shutdown(&self, whole_network: bool, by: String) -> BoxFuture<'static, Result<(), String>>;
+    /// Access rules in force, one a line.
+    fn acl(&self) -> Vec<String>;
+    /// Makes an actor panic, in a volcano started for tests; otherwise says why not.
+    fn fault(&self, actor: &str) -> Result<(), String>;
+    /// The debug channels.
+    fn debug_switch(&self) -> &'static Switch {
+        debug::switch()
+    }
+}

@@ -1,0 +1,83 @@
+//! `lava` and `status`.
+
+use magma_core::lava::{Lava, Slice};
+
+use super::{CommandError, Shell};
+use crate::console::render;
+
+/// `lava`: the volcanos in ring order, a blank line after each.
+pub async fn lava(shell: &mut Shell) -> Result<(), CommandError> {
+    let lava = shell.backend.lava();
+    let statuses = shell.backend.statuses();
+    for volcano in &lava.volcanos {
+        let status = statuses.iter().find(|(s, _)| s.volcano == volcano.id);
+        for line in render::volcano(&lava, volcano, status) {
+            shell.output.line(line).await?;
+        }
+        shell.output.line("").await?;
+    }
+    Ok(())
+}
+
+/// `status`.
+pub async fn status(shell: &mut Shell) -> Result<(), CommandError> {
+    let lava = shell.backend.lava();
+    let statuses = shell.backend.statuses();
+    let awaited: Vec<String> = lava
+        .volcanos
+        .iter()
+        .filter(|volcano| {
+            !statuses
+                .iter()
+                .any(|(s, alive)| *alive && s.volcano == volcano.id)
+        })
+        .map(|volcano| render::text(&volcano.info.nick))
+        .collect();
+    let awaited = match &awaited[..] {
+        [] => "nobody".to_owned(),
+        nicks => nicks.join(", "),
+    };
+    let coordinator = lava.coordinator();
+    for line in [
+        format!("phase: {}", shell.backend.phase()),
+        format!("network: {}", lava.network),
+        format!("generation: {}", lava.generation),
+        format!("epoch: {}", lava.epoch),
+        format!(
+            "coordinator: {}",
+            coordinator.map_or("nobody".to_owned(), |id| render::nick(&lava, id))
+        ),
+        format!("sessions: {}", lava.sessions.len()),
+        format!("awaited: {awaited}"),
+    ] {
+        for line in render::wrapped(&line, "  ") {
+            shell.output.line(line).await?;
+        }
+    }
+    for slice in &lava.slices {
+        for line in render::wrapped(&slice_line(&lava, slice), "  ") {
+            shell.output.line(line).await?;
+        }
+    }
+    Ok(())
+}
+
+fn slice_line(lava: &Lava, slice: &Slice) -> String {
+    let copies: Vec<String> = slice
+        .copies
+        .iter()
+        .map(|copy| {
+            let nick = render::nick(lava, copy.volcano);
+            format!("copy on {nick} {}", render::copy_state(copy.in_sync))
+        })
+        .collect();
+    let copies = match &copies[..] {
+        [] => "no copy".to_owned(),
+        copies => copies.join(", "),
+    };
+    format!(
+        "slice {} of {}: {copies}",
+        slice.id,
+        render::nick(lava, slice.owner)
+    )
+}
