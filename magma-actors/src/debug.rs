@@ -266,7 +266,7 @@ fn stderr_is_the_journal() -> bool {
 }
 
 /// One event a line: `<6>magma::n: text field=value` in the journal, elsewhere
-/// `2026-01-02T03:04:05.678Z INFO magma::n: text field=value`.
+/// `2026-01-02T03:04:05.678Z INFO  magma::n: text field=value`.
 #[derive(Clone, Copy, Debug)]
 struct LineFormat {
     journal: bool,

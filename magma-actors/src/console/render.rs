@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use magma_core::flare::Kind;
+use magma_core::ids::VolcanoId;
 use magma_core::lava::{Lava, Volcano};
 use magma_core::wire::node_protocol::VolcanoStatus;
 
@@ -254,7 +255,7 @@ pub fn volcano_details(
 }
 
 /// The nickname of a member.
-pub fn nick(lava: &Lava, id: magma_core::ids::VolcanoId) -> String {
+pub fn nick(lava: &Lava, id: VolcanoId) -> String {
     text(&lava.nick(id))
 }
 

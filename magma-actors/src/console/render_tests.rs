@@ -1,6 +1,6 @@
 use super::*;
 use crate::console::parser;
-use magma_core::ids::{Epoch, SliceId, VolcanoId};
+use magma_core::ids::{Epoch, SliceId};
 use magma_core::key::Key;
 use magma_core::lava::{CopyState, Slice, VolcanoInfo};
 use proptest::prelude::{any, prop, proptest};

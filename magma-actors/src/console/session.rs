@@ -22,7 +22,7 @@ use super::commands::{CommandError, Flow, Shell};
 use super::output::{Output, OutputError};
 use super::parser::{self, Command};
 use super::render;
-use super::telnet::{Input, TelnetDecoder, TelnetError};
+use super::telnet::{Input, TIMING_MARK_ANSWER, TelnetDecoder, TelnetError};
 use crate::supervision::fault::panic_text;
 
 /// How long, and for how many bytes, a closed session listens to what is still on its way.
@@ -165,6 +165,11 @@ impl<R: AsyncRead + Unpin> Session<R> {
         let line = render::escaped(line);
         tracing::debug!(target: "magma::c", peer = shell.peer, line, "command");
         let ran = self.run_command(shell, command).await;
+        if let Ran::Interrupted = ran {
+            shell.output.discard();
+            self.ahead.clear();
+            self.take_what_is_there();
+        }
         // What was asked for meanwhile waits no longer.
         let answers = std::mem::take(&mut self.negotiations);
         shell.output.raw(answers).await?;
@@ -179,8 +184,6 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 Ok(None)
             }
             Ran::Interrupted => {
-                shell.output.discard();
-                self.ahead.clear();
                 shell.output.line("^C").await?;
                 Ok(None)
             }
@@ -236,6 +239,9 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 Ok(None) => self.ended = true,
                 Ok(Some(Err(error))) => return Err(SessionEnd::Input(error)),
                 Ok(Some(Ok(Input::Interrupt))) => {
+                    self.take_what_is_there();
+                    let answers = std::mem::take(&mut self.negotiations);
+                    shell.output.raw(answers).await?;
                     shell.output.line("^C").await?;
                     prompt(shell).await?;
                 }
@@ -243,8 +249,28 @@ impl<R: AsyncRead + Unpin> Session<R> {
             }
             if !self.negotiations.is_empty() {
                 let answers = std::mem::take(&mut self.negotiations);
-                shell.output.raw(answers).await?;
+                shell.output.raw(&answers).await?;
+                if answers.ends_with(&TIMING_MARK_ANSWER) {
+                    // The prompt before it was dropped.
+                    prompt(shell).await?;
+                }
                 shell.output.flush().await?;
+            }
+        }
+    }
+
+    /// Takes what has arrived already, without waiting: the timing mark that clients send
+    /// right after an interrupt must be answered before anything that they should show.
+    fn take_what_is_there(&mut self) {
+        while self.ahead.len() < CONSOLE_TYPE_AHEAD {
+            match self.inputs.next().now_or_never() {
+                Some(Some(Ok(input))) => self.take(input),
+                // An error ends the stream, and with it the session at its next turn.
+                Some(Some(Err(_)) | None) => self.ended = true,
+                None => return,
+            }
+            if self.ended {
+                return;
             }
         }
     }

@@ -31,6 +31,10 @@ const BACKSPACE: u8 = 0x08;
 const CTRL_U: u8 = 0x15;
 const DELETE: u8 = 0x7f;
 
+/// The answer to a timing mark. A client that has sent an interrupt drops whatever comes
+/// before this.
+pub const TIMING_MARK_ANSWER: [u8; 3] = [IAC, WILL, TIMING_MARK];
+
 /// What a peer has sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -215,7 +219,7 @@ impl TelnetDecoder {
 /// already needs none, so two peers cannot refuse each other for ever (RFC 854).
 fn negotiate(verb: u8, option: u8) -> Option<[u8; 3]> {
     match (verb, option) {
-        (DO, TIMING_MARK) => Some([IAC, WILL, option]),
+        (DO, TIMING_MARK) => Some(TIMING_MARK_ANSWER),
         (DO, _) => Some([IAC, WONT, option]),
         (WILL, _) => Some([IAC, DONT, option]),
         _ => None,
