@@ -107,32 +107,41 @@ impl Backend for ConsoleBackend {
     fn cached(&self) -> BoxFuture<'static, Vec<CachedFlare>> {
         let node = self.node.clone();
         async move {
-            let cached = node.engine.ask(|engine| engine.cached()).await.unwrap_or_default();
+            let cached = node
+                .engine
+                .ask(|engine| engine.cached())
+                .await
+                .unwrap_or_default();
             cached
                 .into_iter()
-                .map(|flare| CachedFlare { row: flare.row, links: flare.links })
+                .map(|flare| CachedFlare {
+                    row: flare.row,
+                    links: flare.links,
+                })
                 .collect()
         }
         .boxed()
     }
 
-    fn shutdown(
-        &self,
-        whole_network: bool,
-        by: String,
-    ) -> BoxFuture<'static, Result<(), String>> {
+    fn shutdown(&self, whole_network: bool, by: String) -> BoxFuture<'static, Result<(), String>> {
         let (node, end) = (self.node.clone(), self.end.clone());
         async move {
             tracing::info!(by, whole_network, "shutdown was asked on the console");
             if whole_network {
                 let call = codec::encode(&NodeCall::Shutdown { by }).map_err(|e| e.to_string())?;
-                let frame = Frame { header: call.into(), payload: Bytes::new() };
+                let frame = Frame {
+                    header: call.into(),
+                    payload: Bytes::new(),
+                };
                 let told = node.node_links.all().into_iter().map(|(id, connection)| {
                     let (frame, name) = (frame.clone(), node.lava().nick(id));
                     async move {
                         let told = connection.call(frame, Duration::from_secs(2)).await;
                         if let Err(error) = told {
-                            tracing::warn!(volcano = name, "could not be told to shut down: {error}");
+                            tracing::warn!(
+                                volcano = name,
+                                "could not be told to shut down: {error}"
+                            );
                         }
                     }
                 });
@@ -161,8 +170,16 @@ impl Backend for ConsoleBackend {
                 self.node.engine.fault();
                 true
             }
-            _ => return Err("the actors are keyspace, flare, node, replica, balancer, engine".into()),
+            _ => {
+                return Err(
+                    "the actors are keyspace, flare, node, replica, balancer, engine".into(),
+                );
+            }
         };
-        if hit { Ok(()) } else { Err(format!("{actor} has too much to do")) }
+        if hit {
+            Ok(())
+        } else {
+            Err(format!("{actor} has too much to do"))
+        }
     }
 }

@@ -179,7 +179,10 @@ impl Runner {
             let mut events = Vec::new();
             let mut fault = false;
             let mut stop = false;
-            match self.inbox.recv_timeout(TICK.saturating_sub(ticked.elapsed())) {
+            match self
+                .inbox
+                .recv_timeout(TICK.saturating_sub(ticked.elapsed()))
+            {
                 Ok(input) => self.take(input, &mut events, &engine, &mut fault, &mut stop),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => stop = true,
@@ -265,7 +268,9 @@ impl Runner {
     fn rebuild(&mut self, broken: DiskEngine, trouble: String) -> Option<DiskEngine> {
         // Its open transaction is rolled back with it.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
-        let spent = self.budget.spend(Moment(self.epoch.elapsed().as_millis() as u64));
+        let spent = self
+            .budget
+            .spend(Moment(self.epoch.elapsed().as_millis() as u64));
         if let Err(exhausted) = spent {
             self.watch.fail(Failure::TooManyRestarts {
                 actor: "Engine",
@@ -288,14 +293,20 @@ impl Runner {
                 return None;
             }
             Err(_) => {
-                self.watch.fail(Failure::Lost { actor: "Engine", panicked: true });
+                self.watch.fail(Failure::Lost {
+                    actor: "Engine",
+                    panicked: true,
+                });
                 return None;
             }
         };
         self.watch.restarted("Engine");
         let _ = self.output.send(Output::Restarted);
         let mut events: Vec<Event> = self.up.iter().map(|id| Event::PeerUp(*id)).collect();
-        events.extend(self.full.iter().map(|id| Event::PeerFull { volcano: *id, full: true }));
+        events.extend(self.full.iter().map(|id| Event::PeerFull {
+            volcano: *id,
+            full: true,
+        }));
         if self.serving {
             events.push(Event::Serve);
         }
@@ -312,10 +323,18 @@ impl Runner {
 /// The time as the machines take it: CLOCK_BOOTTIME runs on while the host sleeps, so that a
 /// lease does not outlive a suspended laptop.
 pub fn now() -> Now {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is a valid place for the answer; the clock exists since Linux 2.6.39.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
     let boot_ms = time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000;
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { moment: Moment(boot_ms), wall_nanos: wall.as_nanos() as u64 }
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Now {
+        moment: Moment(boot_ms),
+        wall_nanos: wall.as_nanos() as u64,
+    }
 }

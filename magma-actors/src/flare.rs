@@ -36,8 +36,13 @@ impl ReplyTo {
     pub fn send(self, reply: Reply, payload: Bytes) {
         match self {
             ReplyTo::Peer(replier) => match codec::encode(&reply) {
-                Ok(header) => replier.send(Frame { header: header.into(), payload }),
-                Err(error) => tracing::error!(target: "magma::f", "a reply cannot be sent: {error}"),
+                Ok(header) => replier.send(Frame {
+                    header: header.into(),
+                    payload,
+                }),
+                Err(error) => {
+                    tracing::error!(target: "magma::f", "a reply cannot be sent: {error}")
+                }
             },
             ReplyTo::Here(here) => drop(here.send((reply, payload))),
         }
@@ -87,32 +92,61 @@ pub struct Flare {
 impl Flare {
     /// The actor's state. Tokens of an earlier state are never given out again: its number
     /// begins where the clock is.
-    pub fn new(
-        node: Arc<Node>,
-        content: ContentFiles,
-        stopped: Arc<tokio::sync::Notify>,
-    ) -> Flare {
+    pub fn new(node: Arc<Node>, content: ContentFiles, stopped: Arc<tokio::sync::Notify>) -> Flare {
         let next_token = node.internal_seq.fetch_add(1 << 32, Ordering::Relaxed);
-        Flare { node, content, replies: HashMap::new(), next_token, stopped }
+        Flare {
+            node,
+            content,
+            replies: HashMap::new(),
+            next_token,
+            stopped,
+        }
     }
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Reply { token, reply, payload } => {
+            Action::Reply {
+                token,
+                reply,
+                payload,
+            } => {
                 if let Some(reply_to) = self.replies.remove(&token) {
                     reply_to.send(*reply, payload);
                 }
             }
-            Action::Forward { token, to, request, payload } => {
-                let Some(reply_to) = self.replies.remove(&token) else { return };
-                let forward = RouteForward { to, request, payload, reply_to };
+            Action::Forward {
+                token,
+                to,
+                request,
+                payload,
+            } => {
+                let Some(reply_to) = self.replies.remove(&token) else {
+                    return;
+                };
+                let forward = RouteForward {
+                    to,
+                    request,
+                    payload,
+                    reply_to,
+                };
                 if !post(&self.node.actors.keyspace, forward) {
                     tracing::warn!(target: "magma::f", "a request could not be passed on");
                 }
             }
-            Action::Send { to, message, payload } => {
+            Action::Send {
+                to,
+                message,
+                payload,
+            } => {
                 // What finds no room is sent again by the engine that waits for an answer.
-                post(&self.node.actors.replica, ToPeer { to, message, payload });
+                post(
+                    &self.node.actors.replica,
+                    ToPeer {
+                        to,
+                        message,
+                        payload,
+                    },
+                );
             }
             Action::Tell { session, message } => self.tell(session, &message),
             Action::Io { job, io } => self.do_io(job, io),
@@ -121,9 +155,13 @@ impl Flare {
                 let proposal = change.clone();
                 let decided = Box::new(move |result: Result<_, _>| {
                     let accepted = result.is_ok();
-                    node.engine.post_surely(Event::Proposed { change, accepted });
+                    node.engine
+                        .post_surely(Event::Proposed { change, accepted });
                 });
-                let propose = ProposeChange { change: *proposal, decided };
+                let propose = ProposeChange {
+                    change: *proposal,
+                    decided,
+                };
                 post(&self.node.actors.keyspace, propose);
             }
             Action::Drained { slice, to } => {
@@ -135,7 +173,10 @@ impl Flare {
     fn tell(&self, session: SessionId, message: &ToClient) {
         let connection = lock(&self.node.sessions).get(&session).cloned();
         if let (Some(connection), Ok(header)) = (connection, codec::encode(message)) {
-            let frame = Frame { header: header.into(), payload: Bytes::new() };
+            let frame = Frame {
+                header: header.into(),
+                payload: Bytes::new(),
+            };
             if let Err(error) = connection.push(Lane::Control, frame) {
                 tracing::debug!(target: "magma::f", %session, "a session could not be told: {error}");
             }
@@ -177,7 +218,12 @@ fn run_io(content: &ContentFiles, io: IoJob) -> Result<IoDone, magma_core::store
             IoDone::Synced
         }
         IoJob::WriteBack { flare, offset, len } => {
-            content.start_writeback(WritebackRange { flare, segment: 0, offset, len })?;
+            content.start_writeback(WritebackRange {
+                flare,
+                segment: 0,
+                offset,
+                len,
+            })?;
             IoDone::Started
         }
     })
@@ -196,8 +242,15 @@ impl Handle<ClientRequest> for Flare {
         self.next_token += 1;
         let token = self.next_token;
         tracing::trace!(target: "magma::f", token, key = %message.request.key, ops = ?message.request.ops, "request");
-        let origin = Origin { token, proxied: message.proxied };
-        let event = Event::Request { origin, request: message.request, payload: message.payload };
+        let origin = Origin {
+            token,
+            proxied: message.proxied,
+        };
+        let event = Event::Request {
+            origin,
+            request: message.request,
+            payload: message.payload,
+        };
         match self.node.engine.post(event) {
             Ok(()) => drop(self.replies.insert(token, message.reply_to)),
             Err(_) => message.reply_to.fail(&self.node, OpError::Busy),
@@ -239,15 +292,23 @@ pub struct FlareService {
 impl FlareService {
     /// The service of a volcano.
     pub fn new(node: Arc<Node>) -> FlareService {
-        FlareService { node, roles: Roles::default() }
+        FlareService {
+            node,
+            roles: Roles::default(),
+        }
     }
 
     fn role(&self, connection: &Connection) -> Option<Role> {
-        lock(&self.roles).get(&connection.id()).map(|(role, _)| *role)
+        lock(&self.roles)
+            .get(&connection.id())
+            .map(|(role, _)| *role)
     }
 
     fn malformed(&self, connection: &Connection, what: &str, error: &dyn std::fmt::Display) {
-        self.node.refused(connection.peer(), &format!("{what} cannot be read: {error}"));
+        self.node.refused(
+            connection.peer(),
+            &format!("{what} cannot be read: {error}"),
+        );
     }
 }
 
@@ -272,7 +333,9 @@ impl Service for FlareService {
             identity: self.node.identity(),
             clock: crate::engine::now().wall_nanos,
         };
-        codec::encode(&welcome).map(Bytes::from).map_err(|error| error.to_string())
+        codec::encode(&welcome)
+            .map(Bytes::from)
+            .map_err(|error| error.to_string())
     }
 
     fn connected(&self, connection: &Connection, hello: Bytes) {
@@ -319,7 +382,11 @@ impl Service for FlareService {
         match self.role(connection) {
             Some(Role::Volcano(from)) => match codec::decode(&frame.header) {
                 Ok(message) => {
-                    let message = FromPeer { from, message, payload: frame.payload };
+                    let message = FromPeer {
+                        from,
+                        message,
+                        payload: frame.payload,
+                    };
                     post(&self.node.actors.replica, message);
                 }
                 Err(error) => self.malformed(connection, "a message of a volcano", &error),
@@ -333,7 +400,10 @@ impl Service for FlareService {
         if let Some((Role::Client(session), _)) = role {
             tracing::debug!(target: "magma::f", %session, reason, "a session's connection has ended");
             let mut sessions = lock(&self.node.sessions);
-            if sessions.get(&session).is_some_and(|known| known.id() == connection.id()) {
+            if sessions
+                .get(&session)
+                .is_some_and(|known| known.id() == connection.id())
+            {
                 sessions.remove(&session);
             }
         }
@@ -345,5 +415,7 @@ pub fn check_version(version: u32) -> Result<(), String> {
     if version.abs_diff(PROTOCOL_VERSION) <= 1 {
         return Ok(());
     }
-    Err(format!("it speaks protocol version {version}, this volcano {PROTOCOL_VERSION}"))
+    Err(format!(
+        "it speaks protocol version {version}, this volcano {PROTOCOL_VERSION}"
+    ))
 }

@@ -38,7 +38,10 @@ enum Stage {
 
 impl HandOver {
     pub(crate) fn new(node: Arc<Node>) -> HandOver {
-        HandOver { node, stage: Stage::Idle }
+        HandOver {
+            node,
+            stage: Stage::Idle,
+        }
     }
 
     /// Does what can be done next.
@@ -70,11 +73,7 @@ impl HandOver {
         }
     }
 
-    fn cut(
-        keyspace: &mut Keyspace,
-        newcomer: VolcanoId,
-        ctx: &mut GuardedContext<Keyspace>,
-    ) {
+    fn cut(keyspace: &mut Keyspace, newcomer: VolcanoId, ctx: &mut GuardedContext<Keyspace>) {
         let node = keyspace.hand_over.node.clone();
         let me = node.id;
         let cut = async move {
@@ -98,7 +97,10 @@ impl HandOver {
             tracing::info!(target: "magma::n", slice = %cut.slice, at = %cut.at, rule = ?cut.rule,
                 newcomer = %node.lava().nick(newcomer), "cutting a slice for a newcomer");
             let (done, decided) = tokio::sync::oneshot::channel();
-            let change = Change::Cut { slice: cut.slice, at: cut.at };
+            let change = Change::Cut {
+                slice: cut.slice,
+                at: cut.at,
+            };
             keyspace.propose(change, Box::new(move |result| drop(done.send(result))), ctx);
             Guarded::spawn(ctx, decided, move |keyspace, result, ctx| {
                 let upper = match result {
@@ -126,7 +128,11 @@ impl HandOver {
         ctx: &mut GuardedContext<Keyspace>,
     ) {
         if keyspace.hand_over.stage != Stage::Draining(slice, to) {
-            keyspace.hand_over.node.engine.post_surely(Event::Resume { slice });
+            keyspace
+                .hand_over
+                .node
+                .engine
+                .post_surely(Event::Resume { slice });
             return;
         }
         let (done, decided) = tokio::sync::oneshot::channel();

@@ -110,7 +110,13 @@ impl Keyspace {
     /// The actor's state, over the log of the agreement.
     pub fn new(node: Arc<Node>, log: Arc<Mutex<CoordinatorLog>>) -> Keyspace {
         let hand_over = HandOver::new(node.clone());
-        Keyspace { node, log, queue: VecDeque::new(), busy: false, hand_over }
+        Keyspace {
+            node,
+            log,
+            queue: VecDeque::new(),
+            busy: false,
+            hand_over,
+        }
     }
 
     fn enqueue(&mut self, job: Job, ctx: &mut GuardedContext<Self>) {
@@ -129,7 +135,9 @@ impl Keyspace {
         if self.busy {
             return;
         }
-        let Some(job) = self.queue.pop_front() else { return };
+        let Some(job) = self.queue.pop_front() else {
+            return;
+        };
         self.busy = true;
         let log = self.log.clone();
         let work = tokio::task::spawn_blocking(move || {
@@ -179,11 +187,16 @@ impl Keyspace {
             return;
         }
         tracing::info!(target: "magma::n", epoch = %lava.epoch, volcanos = lava.volcanos.len(), slices = lava.slices.len(), "the lava has changed");
-        self.node.engine.post_surely(Event::Lava(Box::new((*lava).clone())));
+        self.node
+            .engine
+            .post_surely(Event::Lava(Box::new((*lava).clone())));
         post(&self.node.actors.replica, FollowLava);
         post(&self.node.actors.node_proto, PeersChanged);
         if ours && let Ok(header) = codec::encode(&NodePush::Lava(Box::new((*lava).clone()))) {
-            let frame = Frame { header: header.into(), payload: Bytes::new() };
+            let frame = Frame {
+                header: header.into(),
+                payload: Bytes::new(),
+            };
             for (_, connection) in self.node.node_links.all() {
                 // Whoever misses it sees the epoch in the next heartbeat and asks.
                 let _ = connection.push(Lane::Control, frame.clone());
@@ -195,14 +208,25 @@ impl Keyspace {
     /// Proposes at the coordinator, wherever that is.
     fn propose_remotely(&self, change: Change, decided: Decided, ctx: &mut GuardedContext<Self>) {
         let lava = self.node.lava();
-        let leader = lava.coordinator().and_then(|id| self.node.node_links.get(id));
-        let call = NodeCall::Propose { epoch: lava.epoch, change: Box::new(change) };
+        let leader = lava
+            .coordinator()
+            .and_then(|id| self.node.node_links.get(id));
+        let call = NodeCall::Propose {
+            epoch: lava.epoch,
+            change: Box::new(change),
+        };
         let (Some(connection), Ok(header)) = (leader, codec::encode(&call)) else {
-            let name = lava.coordinator().map(|id| lava.nick(id)).unwrap_or_default();
+            let name = lava
+                .coordinator()
+                .map(|id| lava.nick(id))
+                .unwrap_or_default();
             decided(Err(format!("the coordinator {name} cannot be reached")));
             return;
         };
-        let frame = Frame { header: header.into(), payload: Bytes::new() };
+        let frame = Frame {
+            header: header.into(),
+            payload: Bytes::new(),
+        };
         let call = async move { connection.call(frame, CALL_LIMIT).await };
         Guarded::spawn(ctx, call, move |keyspace, answer, ctx| {
             let answer = answer
@@ -293,7 +317,10 @@ impl Keyspace {
         let (Some(connection), Ok(header)) = (newer, codec::encode(&NodeCall::GetLava)) else {
             return;
         };
-        let frame = Frame { header: header.into(), payload: Bytes::new() };
+        let frame = Frame {
+            header: header.into(),
+            payload: Bytes::new(),
+        };
         let ask = async move { connection.call(frame, CALL_LIMIT).await };
         Guarded::spawn(ctx, ask, |keyspace, answer, ctx| {
             if let Ok(frame) = answer
@@ -313,7 +340,10 @@ impl Handle<ProposeChange> for Keyspace {
 
 impl Handle<ProposeHere> for Keyspace {
     fn handle(&mut self, message: ProposeHere, ctx: &mut GuardedContext<Self>) {
-        self.enqueue(Job::Propose(message.epoch, message.change, message.answer), ctx);
+        self.enqueue(
+            Job::Propose(message.epoch, message.change, message.answer),
+            ctx,
+        );
     }
 }
 
@@ -331,7 +361,12 @@ impl Handle<HandOverDrained> for Keyspace {
 
 impl Handle<RouteForward> for Keyspace {
     fn handle(&mut self, message: RouteForward, _: &mut GuardedContext<Self>) {
-        let RouteForward { to, request, payload, reply_to } = message;
+        let RouteForward {
+            to,
+            request,
+            payload,
+            reply_to,
+        } = message;
         let Some(connection) = self.node.flare_links.get(to) else {
             return reply_to.fail(&self.node, OpError::TryAgain);
         };

@@ -37,7 +37,13 @@ impl Dialler {
         endpoint: Endpoint,
         service: SharedService,
     ) -> Arc<Dialler> {
-        Arc::new(Dialler { node, protocol, endpoint, service, tasks: Mutex::default() })
+        Arc::new(Dialler {
+            node,
+            protocol,
+            endpoint,
+            service,
+            tasks: Mutex::default(),
+        })
     }
 
     /// Follows the lava: dials new members, leaves those that are gone.
@@ -69,12 +75,22 @@ impl Dialler {
     async fn keep(&self, id: VolcanoId) {
         let mut wait = BACKOFF.0;
         loop {
-            let addr = self.node.lava().volcano(id).map(|volcano| match self.protocol {
-                Protocol::Flare => volcano.info.flare_addr(),
-                Protocol::Node => volcano.info.node_addr(),
-            });
-            let (Some(addr), Some(hello)) = (addr, self.hello()) else { return };
-            match self.endpoint.connect(addr, hello, self.service.clone()).await {
+            let addr = self
+                .node
+                .lava()
+                .volcano(id)
+                .map(|volcano| match self.protocol {
+                    Protocol::Flare => volcano.info.flare_addr(),
+                    Protocol::Node => volcano.info.node_addr(),
+                });
+            let (Some(addr), Some(hello)) = (addr, self.hello()) else {
+                return;
+            };
+            match self
+                .endpoint
+                .connect(addr, hello, self.service.clone())
+                .await
+            {
                 Ok((connection, _)) => {
                     wait = BACKOFF.0;
                     self.links().up(id, connection.clone());

@@ -81,7 +81,10 @@ pub struct Links(Mutex<HashMap<VolcanoId, Connection>>);
 impl Links {
     /// The connection to a member, if it is up.
     pub fn get(&self, id: VolcanoId) -> Option<Connection> {
-        lock(&self.0).get(&id).filter(|connection| connection.is_open()).cloned()
+        lock(&self.0)
+            .get(&id)
+            .filter(|connection| connection.is_open())
+            .cloned()
     }
     /// Takes note of a connection that is up.
     pub fn up(&self, id: VolcanoId, connection: Connection) {
@@ -90,7 +93,10 @@ impl Links {
     /// Forgets a connection, unless a newer one took its place.
     pub fn down(&self, id: VolcanoId, connection: &Connection) {
         let mut links = lock(&self.0);
-        if links.get(&id).is_some_and(|known| known.id() == connection.id()) {
+        if links
+            .get(&id)
+            .is_some_and(|known| known.id() == connection.id())
+        {
             links.remove(&id);
         }
     }
@@ -244,7 +250,13 @@ impl Node {
             .map(|volcano| match heard.get(&volcano.id) {
                 _ if volcano.id == self.id => (self.status(), true),
                 Some((status, at)) => (status.clone(), at.elapsed() < silent),
-                None => (VolcanoStatus { volcano: volcano.id, ..VolcanoStatus::default() }, false),
+                None => (
+                    VolcanoStatus {
+                        volcano: volcano.id,
+                        ..VolcanoStatus::default()
+                    },
+                    false,
+                ),
             })
             .collect()
     }

@@ -42,8 +42,13 @@ impl NodeProto {
 
     fn heartbeat(&self) {
         let status = self.node.status();
-        let Ok(header) = codec::encode(&NodePush::Heartbeat(Box::new(status))) else { return };
-        let frame = Frame { header: header.into(), payload: Bytes::new() };
+        let Ok(header) = codec::encode(&NodePush::Heartbeat(Box::new(status))) else {
+            return;
+        };
+        let frame = Frame {
+            header: header.into(),
+            payload: Bytes::new(),
+        };
         for (_, connection) in self.node.node_links.all() {
             // One that is lost is followed by another.
             let _ = connection.push(Lane::Control, frame.clone());
@@ -93,12 +98,19 @@ pub struct NodeService {
 impl NodeService {
     /// The service of a volcano; `end` is notified when a member asks it to shut down.
     pub fn new(node: Arc<Node>, end: Arc<Notify>) -> NodeService {
-        NodeService { node, roles: Roles::default(), end }
+        NodeService {
+            node,
+            roles: Roles::default(),
+            end,
+        }
     }
 
     fn answer(replier: Replier, answer: &NodeAnswer) {
         match codec::encode(answer) {
-            Ok(header) => replier.send(Frame { header: header.into(), payload: Bytes::new() }),
+            Ok(header) => replier.send(Frame {
+                header: header.into(),
+                payload: Bytes::new(),
+            }),
             Err(error) => tracing::error!(target: "magma::n", "an answer cannot be sent: {error}"),
         }
     }
@@ -121,7 +133,10 @@ impl NodeService {
             };
             Self::answer(replier, &answer);
         });
-        post(&self.node.actors.keyspace, ProposeChange { change, decided });
+        post(
+            &self.node.actors.keyspace,
+            ProposeChange { change, decided },
+        );
     }
 }
 
@@ -141,7 +156,9 @@ impl Service for NodeService {
             identity: self.node.identity(),
             clock: crate::engine::now().wall_nanos,
         };
-        codec::encode(&welcome).map(Bytes::from).map_err(|error| error.to_string())
+        codec::encode(&welcome)
+            .map(Bytes::from)
+            .map_err(|error| error.to_string())
     }
 
     fn connected(&self, connection: &Connection, hello: Bytes) {
@@ -158,7 +175,9 @@ impl Service for NodeService {
     }
 
     fn call(&self, connection: &Connection, frame: Frame, replier: Replier) {
-        let Some((role, _)) = lock(&self.roles).get(&connection.id()).cloned() else { return };
+        let Some((role, _)) = lock(&self.roles).get(&connection.id()).cloned() else {
+            return;
+        };
         let call: NodeCall = match codec::decode(&frame.header) {
             Ok(call) => call,
             Err(error) => {
@@ -199,7 +218,10 @@ impl Service for NodeService {
                     let answer = NodeAnswer::Joined(volcano.id, Box::new((*lava).clone()));
                     return Self::answer(replier, &answer);
                 }
-                let change = Change::Join { volcano: info, after: self.node.id };
+                let change = Change::Join {
+                    volcano: info,
+                    after: self.node.id,
+                };
                 self.propose(change, replier, |lava| {
                     let id = VolcanoId(lava.next_volcano - 1);
                     NodeAnswer::Joined(id, Box::new(lava.clone()))
@@ -207,7 +229,11 @@ impl Service for NodeService {
             }
             (NodeCall::Propose { epoch, change }, Role::Volcano(_)) => {
                 let answer = Box::new(move |answer| Self::answer(replier, &answer));
-                let propose = ProposeHere { epoch, change: *change, answer };
+                let propose = ProposeHere {
+                    epoch,
+                    change: *change,
+                    answer,
+                };
                 post(&self.node.actors.keyspace, propose);
             }
             (NodeCall::Shutdown { by }, Role::Volcano(_)) => {
@@ -228,11 +254,16 @@ impl Service for NodeService {
 
     fn push(&self, connection: &Connection, _: Lane, frame: Frame) {
         let role = lock(&self.roles).get(&connection.id()).cloned();
-        let Some((Role::Volcano(from), _)) = role else { return };
+        let Some((Role::Volcano(from), _)) = role else {
+            return;
+        };
         match codec::decode::<NodePush>(&frame.header) {
             Ok(NodePush::Heartbeat(status)) if status.volcano == from => {
                 let full = status.total_bytes > 0 && status.full;
-                self.node.engine.post_surely(Event::PeerFull { volcano: from, full });
+                self.node.engine.post_surely(Event::PeerFull {
+                    volcano: from,
+                    full,
+                });
                 self.node.heard(*status);
             }
             Ok(NodePush::Lava(lava)) => {
@@ -240,7 +271,10 @@ impl Service for NodeService {
             }
             Ok(NodePush::Heartbeat(_) | NodePush::Agreement(..)) => {}
             Err(error) => {
-                self.node.refused(connection.peer(), &format!("a push cannot be read: {error}"));
+                self.node.refused(
+                    connection.peer(),
+                    &format!("a push cannot be read: {error}"),
+                );
             }
         }
     }
@@ -272,9 +306,9 @@ pub fn check_member(node: &Node, identity: &Identity) -> Result<(), String> {
     }
     match identity.volcano {
         // A member that we have not heard of yet comes with a newer lava than ours.
-        Some(id) if lava.volcano(id).is_none() && identity.epoch <= lava.epoch => {
-            Err(format!("{nick} (volcano {id}) is not a member of this lava network"))
-        }
+        Some(id) if lava.volcano(id).is_none() && identity.epoch <= lava.epoch => Err(format!(
+            "{nick} (volcano {id}) is not a member of this lava network"
+        )),
         Some(_) => Ok(()),
         None => Err(format!("{nick} does not say which volcano it is")),
     }

@@ -26,7 +26,11 @@ impl std::fmt::Display for Waiting {
         match self {
             Waiting::For(names) => write!(f, "loading, waits for {}", names.join(", ")),
             Waiting::ForLava(names) => {
-                write!(f, "loading, waits for {} to learn the lava", names.join(", "))
+                write!(
+                    f,
+                    "loading, waits for {} to learn the lava",
+                    names.join(", ")
+                )
             }
             Waiting::ForCoordinator(name) => {
                 write!(f, "loading, waits for the coordinator {name}")
@@ -40,7 +44,12 @@ impl std::fmt::Display for Waiting {
 pub fn waiting(node: &Node) -> Option<Waiting> {
     let lava = node.lava();
     let name = |id: VolcanoId| lava.nick(id);
-    let others = || lava.volcanos.iter().map(|v| v.id).filter(|id| *id != node.id);
+    let others = || {
+        lava.volcanos
+            .iter()
+            .map(|v| v.id)
+            .filter(|id| *id != node.id)
+    };
     let missing: Vec<String> = others()
         .filter(|id| {
             node.alive(*id).is_none()
@@ -53,7 +62,10 @@ pub fn waiting(node: &Node) -> Option<Waiting> {
         return Some(Waiting::For(missing));
     }
     let behind: Vec<String> = others()
-        .filter(|id| node.alive(*id).is_none_or(|status| status.epoch != lava.epoch))
+        .filter(|id| {
+            node.alive(*id)
+                .is_none_or(|status| status.epoch != lava.epoch)
+        })
         .map(name)
         .collect();
     if !behind.is_empty() {

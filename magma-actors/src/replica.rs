@@ -78,7 +78,9 @@ impl Handle<ToPeer> for Replica {
     fn handle(&mut self, message: ToPeer, _: &mut GuardedContext<Self>) {
         // Without a connection the message is lost: the engine says again what matters when
         // it hears that the peer is up.
-        let Some(connection) = self.node.flare_links.get(message.to) else { return };
+        let Some(connection) = self.node.flare_links.get(message.to) else {
+            return;
+        };
         tracing::trace!(target: "magma::r", to = %message.to, message = ?message.message, "send");
         let header = match codec::encode(&message.message) {
             Ok(header) => header.into(),
@@ -87,7 +89,10 @@ impl Handle<ToPeer> for Replica {
                 return;
             }
         };
-        let frame = Frame { header, payload: joined(message.payload) };
+        let frame = Frame {
+            header,
+            payload: joined(message.payload),
+        };
         if let Err(error) = connection.push(lane(&message.message), frame) {
             // Order is lost with the message: only a new connection restores it.
             tracing::warn!(target: "magma::r", to = %self.node.lava().nick(message.to), "{error}");
@@ -99,8 +104,11 @@ impl Handle<ToPeer> for Replica {
 impl Handle<FromPeer> for Replica {
     fn handle(&mut self, message: FromPeer, _: &mut GuardedContext<Self>) {
         tracing::trace!(target: "magma::r", from = %message.from, message = ?message.message, "received");
-        let event =
-            Event::Peer { from: message.from, message: message.message, payload: message.payload };
+        let event = Event::Peer {
+            from: message.from,
+            message: message.message,
+            payload: message.payload,
+        };
         if self.node.engine.post(event).is_err() {
             // As above: a gap is healed by a new connection of the sender. We cannot close
             // the one that it dialled here, but the engine notices the gap and asks.

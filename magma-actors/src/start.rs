@@ -73,7 +73,9 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// A new volcano in a directory that has one.
-    #[error("{dir} holds volcano {nick} of lava network {network} already: start it without -b and -r, or give another directory with -d")]
+    #[error(
+        "{dir} holds volcano {nick} of lava network {network} already: start it without -b and -r, or give another directory with -d"
+    )]
     NotEmpty {
         /// The directory.
         dir: PathBuf,
@@ -99,10 +101,7 @@ pub enum StartError {
 }
 
 /// Does what the configuration says, up to the point where the actors can start.
-pub async fn found(
-    config: &VolcanoConfig,
-    secret: &NetworkSecret,
-) -> Result<Founded, StartError> {
+pub async fn found(config: &VolcanoConfig, secret: &NetworkSecret) -> Result<Founded, StartError> {
     let dir = config.dir.clone();
     make_dir(&dir)?;
     let lock = DirLock::take(&dir)?;
@@ -116,14 +115,20 @@ pub async fn found(
             finish(dir, lock, id, info, lava, log, console)
         }
         (Start::Restart { .. }, None) => Err(StartError::Empty { dir }),
-        (_, Some(((_, info), lava))) => {
-            Err(StartError::NotEmpty { dir, nick: info.nick, network: lava.network })
-        }
+        (_, Some(((_, info), lava))) => Err(StartError::NotEmpty {
+            dir,
+            nick: info.nick,
+            network: lava.network,
+        }),
         (Start::Bootstrap { me, redundancy }, None) => {
             let console = bind_console(me)?;
             let network = NetworkId(rand::random());
             let lava = log.bootstrap(network, me, *redundancy)?;
-            let id = lava.volcanos.first().map(|volcano| volcano.id).unwrap_or_default();
+            let id = lava
+                .volcanos
+                .first()
+                .map(|volcano| volcano.id)
+                .unwrap_or_default();
             let log = CoordinatorLog::new(log, Some(id))?;
             tracing::info!(%network, "a new lava network");
             finish(dir, lock, id, me.clone(), lava, log, console)
@@ -148,10 +153,23 @@ fn finish(
     console: TcpListener,
 ) -> Result<Founded, StartError> {
     let start_number = log.next_start_number()?;
-    let lava = if log.lava().epoch > lava.epoch { log.lava().clone() } else { lava };
+    let lava = if log.lava().epoch > lava.epoch {
+        log.lava().clone()
+    } else {
+        lava
+    };
     tracing::info!(nick = info.nick, addr = %info.addr, port = info.port, network = %lava.network,
         epoch = %lava.epoch, start_number, dir = %dir.display(), "starting");
-    Ok(Founded { dir, _lock: lock, id, info, start_number, lava, log, console })
+    Ok(Founded {
+        dir,
+        _lock: lock,
+        id,
+        info,
+        start_number,
+        lava,
+        log,
+        console,
+    })
 }
 
 fn make_dir(dir: &Path) -> Result<(), StoreError> {
@@ -177,17 +195,29 @@ async fn join(
         let contact = contact.clone();
         let resolved = tokio::task::spawn_blocking(move || contact.resolve()).await;
         resolved.unwrap_or_else(|error| {
-            Err(ConfigError::Unresolved { host: String::new(), reason: error.to_string() })
+            Err(ConfigError::Unresolved {
+                host: String::new(),
+                reason: error.to_string(),
+            })
         })?
     };
-    let refused = |reason: String| StartError::JoinRefused { contact: contact.to_string(), reason };
+    let refused = |reason: String| StartError::JoinRefused {
+        contact: contact.to_string(),
+        reason,
+    };
     let mut last = refused("it has no address".into());
     for flare in addresses {
         let addr = std::net::SocketAddr::new(flare.ip(), flare.port() + 1);
         let endpoint = Endpoint::client(addr, Protocol::Node, secret)?;
-        let hello = NodeHello::Joiner { version: PROTOCOL_VERSION, nick: me.nick.clone() };
+        let hello = NodeHello::Joiner {
+            version: PROTOCOL_VERSION,
+            nick: me.nick.clone(),
+        };
         let hello = codec::encode(&hello).map_err(|error| refused(error.to_string()))?;
-        let connection = match endpoint.connect(addr, hello.into(), Arc::new(NoService)).await {
+        let connection = match endpoint
+            .connect(addr, hello.into(), Arc::new(NoService))
+            .await
+        {
             Ok((connection, _)) => connection,
             Err(error) => {
                 last = error.into();
@@ -210,7 +240,10 @@ async fn ask_to_join(
         .map_err(|error| refused(error.to_string()))?;
     let deadline = tokio::time::Instant::now() + JOIN_PATIENCE;
     loop {
-        let frame = Frame { header: Bytes::from(call.clone()), payload: Bytes::new() };
+        let frame = Frame {
+            header: Bytes::from(call.clone()),
+            payload: Bytes::new(),
+        };
         let answer = connection.call(frame, ANSWER).await?;
         let answer: NodeAnswer =
             codec::decode(&answer.header).map_err(|error| refused(error.to_string()))?;

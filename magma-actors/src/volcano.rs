@@ -107,13 +107,20 @@ async fn become_ready(node: &Node) {
     node.set_ready();
     node.engine.post_surely(Event::Serve);
     let lava = node.lava();
-    tracing::info!("{READY_LINE} ({}, {} volcanos, epoch {})", node.info.nick, lava.volcanos.len(), lava.epoch);
+    tracing::info!(
+        "{READY_LINE} ({}, {} volcanos, epoch {})",
+        node.info.nick,
+        lava.volcanos.len(),
+        lava.epoch
+    );
 }
 
 async fn live(config: VolcanoConfig) -> Result<(), LifeError> {
     let secret = NetworkSecret::derive(config.secret.reveal()).map_err(StartError::from)?;
     if NetworkSecret::is_weak(config.secret.reveal()) {
-        tracing::warn!("the secret key is weak: anyone who reaches a port can guess it offline; `magma keygen` prints a strong one");
+        tracing::warn!(
+            "the secret key is weak: anyone who reaches a port can guess it offline; `magma keygen` prints a strong one"
+        );
     }
     let mut terminate = signal(SignalKind::terminate()).map_err(LifeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(LifeError::Signals)?;
@@ -147,9 +154,22 @@ fn start_tree(
     end: &Arc<Notify>,
     stopped: &Arc<Notify>,
 ) -> Result<(Arc<Node>, Endpoints), StartError> {
-    let Founded { dir, _lock: lock, id, info, start_number, lava, log, console } = founded;
+    let Founded {
+        dir,
+        _lock: lock,
+        id,
+        info,
+        start_number,
+        lava,
+        log,
+        console,
+    } = founded;
     let (output, outputs) = mpsc::unbounded_channel();
-    let seed = EngineSeed { dir: dir.clone(), me: id, lava: lava.clone() };
+    let seed = EngineSeed {
+        dir: dir.clone(),
+        me: id,
+        lava: lava.clone(),
+    };
     let (engine, content) = crate::engine::start(seed, watch.clone(), output)?;
     let node = Arc::new(Node::new(NodeSeed {
         id,
@@ -161,19 +181,38 @@ fn start_tree(
         lava,
     }));
     let flare_service = Arc::new(FlareService::new(node.clone()));
-    let flare_endpoint =
-        Endpoint::serve(info.flare_addr(), Protocol::Flare, &secret, flare_service.clone())?;
+    let flare_endpoint = Endpoint::serve(
+        info.flare_addr(),
+        Protocol::Flare,
+        &secret,
+        flare_service.clone(),
+    )?;
     let node_service = Arc::new(NodeService::new(node.clone(), end.clone()));
-    let node_endpoint =
-        Endpoint::serve(info.node_addr(), Protocol::Node, &secret, node_service.clone())?;
-    let flare_dialler =
-        Dialler::new(node.clone(), Protocol::Flare, flare_endpoint.clone(), flare_service);
-    let node_dialler =
-        Dialler::new(node.clone(), Protocol::Node, node_endpoint.clone(), node_service);
+    let node_endpoint = Endpoint::serve(
+        info.node_addr(),
+        Protocol::Node,
+        &secret,
+        node_service.clone(),
+    )?;
+    let flare_dialler = Dialler::new(
+        node.clone(),
+        Protocol::Flare,
+        flare_endpoint.clone(),
+        flare_service,
+    );
+    let node_dialler = Dialler::new(
+        node.clone(),
+        Protocol::Node,
+        node_endpoint.clone(),
+        node_service,
+    );
 
     let keyspace = {
         let (node, log) = (node.clone(), Arc::new(Mutex::new(log)));
-        Guarded::new(watch.clone(), move || Keyspace::new(node.clone(), log.clone())).start()
+        Guarded::new(watch.clone(), move || {
+            Keyspace::new(node.clone(), log.clone())
+        })
+        .start()
     };
     let flare = {
         let (node, stopped) = (node.clone(), stopped.clone());
@@ -215,7 +254,11 @@ fn start_tree(
         },
     };
     volcano.start();
-    let endpoints = Endpoints { flare: flare_endpoint, node: node_endpoint, _lock: lock };
+    let endpoints = Endpoints {
+        flare: flare_endpoint,
+        node: node_endpoint,
+        _lock: lock,
+    };
     Ok((node, endpoints))
 }
 
@@ -253,7 +296,9 @@ async fn end_in_order(node: &Node, endpoints: &Endpoints, stopped: &Notify) {
         stopped.notified().await;
     };
     if tokio::time::timeout(GOODBYE, quiet).await.is_err() {
-        tracing::warn!("the engine did not come to rest in time: what is not acknowledged is settled at the next start");
+        tracing::warn!(
+            "the engine did not come to rest in time: what is not acknowledged is settled at the next start"
+        );
     }
     endpoints.flare.close("the volcano ends").await;
     endpoints.node.close("the volcano ends").await;

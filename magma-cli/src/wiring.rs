@@ -46,7 +46,12 @@ pub fn connect_and_build(request: &MountRequest) -> Result<Built<MagmaFs>, Conne
     }
     let label = format!("{}:{}", host_name(), request.mount.target.display());
     let secret = NetworkSecret::derive(request.secret.reveal())?;
-    let config = ClientConfig { hosts, secret, label, patience: request.patience };
+    let config = ClientConfig {
+        hosts,
+        secret,
+        label,
+        patience: request.patience,
+    };
     let client = Client::connect_blocking(config)?;
     let walk = {
         let (client, dir) = (client.clone(), request.dir.clone());
@@ -54,7 +59,10 @@ pub fn connect_and_build(request: &MountRequest) -> Result<Built<MagmaFs>, Conne
     };
     let root = client.block_on(walk)?.node;
     let filesystem = MagmaFs::new(client, FsOptions::new(root));
-    Ok(Built { filesystem, attached: Box::new(|_, _| ()) })
+    Ok(Built {
+        filesystem,
+        attached: Box::new(|_, _| ()),
+    })
 }
 
 fn host_name() -> String {

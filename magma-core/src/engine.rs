@@ -193,10 +193,16 @@ impl<S: Store> Engine<S> {
 
     fn event(&mut self, event: Event) -> StoreResult<()> {
         match event {
-            Event::Request { origin, request, payload } => {
-                self.client_request(origin, *request, payload)
-            }
-            Event::Peer { from, message, payload } => self.peer_message(from, message, payload),
+            Event::Request {
+                origin,
+                request,
+                payload,
+            } => self.client_request(origin, *request, payload),
+            Event::Peer {
+                from,
+                message,
+                payload,
+            } => self.peer_message(from, message, payload),
             Event::PeerUp(volcano) => self.peer_up(volcano),
             Event::PeerDown(volcano) => {
                 self.peer_down(volcano);

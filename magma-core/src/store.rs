@@ -122,7 +122,9 @@ pub trait View {
     /// The entry of a directory that a transaction has prepared (at most one).
     fn prepared_entry(&self, dir: Key, tx: TxId) -> StoreResult<Option<EntryRow>> {
         let prepared = self.prepared_entries(dir, usize::MAX)?;
-        Ok(prepared.into_iter().find(|e| e.prepared.as_ref().is_some_and(|p| p.tx == tx)))
+        Ok(prepared
+            .into_iter()
+            .find(|e| e.prepared.as_ref().is_some_and(|p| p.tx == tx)))
     }
     /// Entries of a directory that any transaction has prepared, at most `limit`.
     fn prepared_entries(&self, dir: Key, limit: usize) -> StoreResult<Vec<EntryRow>>;

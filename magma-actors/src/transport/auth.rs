@@ -12,7 +12,9 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use hkdf::Hkdf;
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key,
+};
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer,
     UnixTime,
@@ -34,8 +36,9 @@ const PURPOSE: &[u8] = b"magma network identity";
 /// Memory of argon2id in KiB, passes, lanes: the second choice of RFC 9106.
 const COST: (u32, u32, u32) = (64 * 1024, 3, 1);
 /// PKCS #8 (RFC 8410) of an Ed25519 seed, up to the seed.
-const PKCS8_PREFIX: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+const PKCS8_PREFIX: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
 /// Secrets that are guessed with fewer tries than 2 to this power get a warning.
 const WEAK_BITS: f64 = 80.0;
 
@@ -67,8 +70,7 @@ impl NetworkSecret {
             .expand(PURPOSE, &mut pkcs8[16..])
             .map_err(|e| failed(&e))?;
         let mut provider = rustls::crypto::ring::default_provider();
-        provider.cipher_suites =
-            vec![rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256];
+        provider.cipher_suites = vec![rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256];
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(&pkcs8[..]));
         let signer = rustls::crypto::ring::sign::any_eddsa_type(match &der {
             PrivateKeyDer::Pkcs8(der) => der,
@@ -88,14 +90,13 @@ impl NetworkSecret {
     /// Whether a secret looks guessable: fewer than 80 bits by the alphabet it uses.
     pub fn is_weak(secret: &str) -> bool {
         let mut alphabet = 0_u32;
-        let classes: [(fn(char) -> bool, u32); 4] = [
-            (|c| c.is_ascii_lowercase(), 26),
-            (|c| c.is_ascii_uppercase(), 26),
-            (|c| c.is_ascii_digit(), 10),
-            (|c| !c.is_ascii_alphanumeric(), 33),
-        ];
-        for (class, size) in classes {
-            if secret.chars().any(class) {
+        for (there, size) in [
+            (secret.chars().any(|c| c.is_ascii_lowercase()), 26),
+            (secret.chars().any(|c| c.is_ascii_uppercase()), 26),
+            (secret.chars().any(|c| c.is_ascii_digit()), 10),
+            (secret.chars().any(|c| !c.is_ascii_alphanumeric()), 33),
+        ] {
+            if there {
                 alphabet += size;
             }
         }
@@ -130,7 +131,9 @@ impl NetworkSecret {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| TransportError::Setup(error.to_string()))?
             .with_client_cert_verifier(Arc::new(self.verifier()))
-            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.key.clone())));
+            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(
+                self.key.clone(),
+            )));
         config.alpn_protocols = Self::alpn(protocol);
         // A resumed session would skip the proof of the key.
         config.send_tls13_tickets = 0;
@@ -157,7 +160,12 @@ impl NetworkSecret {
 
     fn verifier(&self) -> SameKey {
         SameKey {
-            spki: self.key.cert.first().map(|spki| spki.to_vec()).unwrap_or_default(),
+            spki: self
+                .key
+                .cert
+                .first()
+                .map(|spki| spki.to_vec())
+                .unwrap_or_default(),
             algorithms: self.provider.signature_verification_algorithms,
         }
     }
@@ -177,7 +185,9 @@ impl SameKey {
         if presented == self.spki {
             return Ok(());
         }
-        Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        Err(rustls::Error::InvalidCertificate(
+            CertificateError::ApplicationVerificationFailure,
+        ))
     }
 
     fn verify_signature(
@@ -202,7 +212,8 @@ impl ServerCertVerifier for SameKey {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.check(presented).map(|()| ServerCertVerified::assertion())
+        self.check(presented)
+            .map(|()| ServerCertVerified::assertion())
     }
     fn verify_tls12_signature(
         &self,
@@ -238,7 +249,8 @@ impl ClientCertVerifier for SameKey {
         _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.check(presented).map(|()| ClientCertVerified::assertion())
+        self.check(presented)
+            .map(|()| ClientCertVerified::assertion())
     }
     fn verify_tls12_signature(
         &self,
@@ -270,7 +282,12 @@ mod tests {
 
     #[test]
     fn weak_and_strong() {
-        for weak in ["m4gm4s3cr3t", "", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "password"] {
+        for weak in [
+            "m4gm4s3cr3t",
+            "",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "password",
+        ] {
             assert!(NetworkSecret::is_weak(weak), "{weak}");
         }
         assert!(!NetworkSecret::is_weak(&NetworkSecret::generate()));

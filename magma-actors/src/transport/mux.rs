@@ -85,8 +85,15 @@ impl Connection {
     /// Asks, and waits for the answer. Dropping the future forgets the call.
     pub async fn call(&self, frame: Frame, limit: Duration) -> Result<Frame, TransportError> {
         let (done, answered) = oneshot::channel();
-        self.call_with(frame, limit, Box::new(move |answer| drop(done.send(answer))));
-        let closed = TransportError::Closed { addr: self.peer(), reason: "it has ended".into() };
+        self.call_with(
+            frame,
+            limit,
+            Box::new(move |answer| drop(done.send(answer))),
+        );
+        let closed = TransportError::Closed {
+            addr: self.peer(),
+            reason: "it has ended".into(),
+        };
         answered.await.unwrap_or(Err(closed))
     }
 
@@ -116,7 +123,14 @@ impl Connection {
             });
             return;
         }
-        if let Err(error) = self.enqueue(Lane::Control, Mark { kind: Kind::Call, id }, frame) {
+        if let Err(error) = self.enqueue(
+            Lane::Control,
+            Mark {
+                kind: Kind::Call,
+                id,
+            },
+            frame,
+        ) {
             self.answered(id, Err(error));
         }
     }
@@ -124,7 +138,14 @@ impl Connection {
     /// Tells, without an answer. Never waits: `Full` when as much waits as may.
     pub fn push(&self, lane: Lane, frame: Frame) -> Result<(), TransportError> {
         self.check(&frame)?;
-        self.enqueue(lane, Mark { kind: Kind::Push, id: 0 }, frame)
+        self.enqueue(
+            lane,
+            Mark {
+                kind: Kind::Push,
+                id: 0,
+            },
+            frame,
+        )
     }
 
     /// Ends the connection; both sides hear of it.
@@ -133,9 +154,10 @@ impl Connection {
     }
 
     fn check(&self, frame: &Frame) -> Result<(), TransportError> {
-        for (size, limit) in
-            [(frame.header.len(), FRAME_HEADER_MAX), (frame.payload.len(), FRAME_PAYLOAD_MAX)]
-        {
+        for (size, limit) in [
+            (frame.header.len(), FRAME_HEADER_MAX),
+            (frame.payload.len(), FRAME_PAYLOAD_MAX),
+        ] {
             if size > limit {
                 return Err(TransportError::TooLarge { size, limit });
             }
@@ -150,19 +172,24 @@ impl Connection {
             return Err(full);
         }
         self.0.queued.fetch_add(size, Ordering::Relaxed);
-        self.0.lanes[lane as usize].try_send(Queued { mark, frame }).map_err(|error| {
-            self.0.queued.fetch_sub(size, Ordering::Relaxed);
-            match error {
-                mpsc::error::TrySendError::Full(_) => full,
-                mpsc::error::TrySendError::Closed(_) => self.ended(),
-            }
-        })
+        self.0.lanes[lane as usize]
+            .try_send(Queued { mark, frame })
+            .map_err(|error| {
+                self.0.queued.fetch_sub(size, Ordering::Relaxed);
+                match error {
+                    mpsc::error::TrySendError::Full(_) => full,
+                    mpsc::error::TrySendError::Closed(_) => self.ended(),
+                }
+            })
     }
 
     fn ended(&self) -> TransportError {
         match self.0.quic.close_reason() {
             Some(error) => explain(self.peer(), &error),
-            None => TransportError::Closed { addr: self.peer(), reason: "it has ended".into() },
+            None => TransportError::Closed {
+                addr: self.peer(),
+                reason: "it has ended".into(),
+            },
         }
     }
 
@@ -199,7 +226,10 @@ impl Replier {
             return self.give_up();
         }
         let connection = self.connection.clone();
-        let mark = Mark { kind: Kind::Reply, id: self.id };
+        let mark = Mark {
+            kind: Kind::Reply,
+            id: self.id,
+        };
         if let Some(stream) = self.stream.take() {
             connection.0.runtime.clone().spawn(async move {
                 stream::write_one(stream, mark, frame).await;
@@ -222,13 +252,19 @@ impl Replier {
     }
 
     fn give_up(&mut self) {
-        let mark = Mark { kind: Kind::NoReply, id: self.id };
+        let mark = Mark {
+            kind: Kind::NoReply,
+            id: self.id,
+        };
         match self.stream.take() {
             Some(stream) => {
                 let write = stream::write_one(stream, mark, Frame::default());
                 drop(self.connection.0.runtime.spawn(write));
             }
-            None => drop(self.connection.enqueue(Lane::Control, mark, Frame::default())),
+            None => drop(
+                self.connection
+                    .enqueue(Lane::Control, mark, Frame::default()),
+            ),
         }
     }
 }
@@ -251,10 +287,20 @@ pub(super) async fn dialled(
     let addr = quic.remote_address();
     let ended = |error: quinn::ConnectionError| explain(addr, &error);
     let (mut send, mut recv) = quic.open_bi().await.map_err(ended)?;
-    let said = Frame { header: hello.clone(), payload: Bytes::new() };
-    stream::write(&mut send, Mark { kind: Kind::Hello, id: Lane::Control as u64 }, said)
-        .await
-        .map_err(|_| stream::why(&quic))?;
+    let said = Frame {
+        header: hello.clone(),
+        payload: Bytes::new(),
+    };
+    stream::write(
+        &mut send,
+        Mark {
+            kind: Kind::Hello,
+            id: Lane::Control as u64,
+        },
+        said,
+    )
+    .await
+    .map_err(|_| stream::why(&quic))?;
     let (mark, welcome) = match stream::read_one(&mut recv).await {
         Ok(answer) => answer,
         Err(_) => return Err(stream::why(&quic)),
@@ -265,10 +311,19 @@ pub(super) async fn dialled(
         return Err(TransportError::Refused { addr, reason });
     }
     let (mut send2, recv2) = quic.open_bi().await.map_err(ended)?;
-    let mark = Mark { kind: Kind::Lane, id: Lane::Replication as u64 };
-    stream::write(&mut send2, mark, Frame::default()).await.map_err(|_| stream::why(&quic))?;
-    let connection =
-        start(quic, [(send, recv), (send2, recv2)], service.clone(), refusals);
+    let mark = Mark {
+        kind: Kind::Lane,
+        id: Lane::Replication as u64,
+    };
+    stream::write(&mut send2, mark, Frame::default())
+        .await
+        .map_err(|_| stream::why(&quic))?;
+    let connection = start(
+        quic,
+        [(send, recv), (send2, recv2)],
+        service.clone(),
+        refusals,
+    );
     service.connected(&connection, Bytes::new());
     Ok((connection, welcome.header))
 }
@@ -282,22 +337,42 @@ pub(super) async fn accepted(
     let from = quic.remote_address();
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let (mut send, mut recv) = quic.accept_bi().await.map_err(|error| text(&error))?;
-    let (mark, hello) = stream::read_one(&mut recv).await.map_err(|error| text(&error))?;
+    let (mark, hello) = stream::read_one(&mut recv)
+        .await
+        .map_err(|error| text(&error))?;
     if mark.kind != Kind::Hello {
         quic.close(VarInt::from_u32(1), b"no hello");
         return Err("its first message is no hello".into());
     }
     match service.hello(from, hello.header.clone()) {
         Ok(welcome) => {
-            let frame = Frame { header: welcome, payload: Bytes::new() };
-            stream::write(&mut send, Mark { kind: Kind::Welcome, id: 0 }, frame)
-                .await
-                .map_err(|error| text(&error))?;
+            let frame = Frame {
+                header: welcome,
+                payload: Bytes::new(),
+            };
+            stream::write(
+                &mut send,
+                Mark {
+                    kind: Kind::Welcome,
+                    id: 0,
+                },
+                frame,
+            )
+            .await
+            .map_err(|error| text(&error))?;
         }
         Err(reason) => {
-            let frame = Frame { header: reason.clone().into(), payload: Bytes::new() };
-            let refuse = Mark { kind: Kind::Refused, id: 0 };
-            stream::write(&mut send, refuse, frame).await.map_err(|error| text(&error))?;
+            let frame = Frame {
+                header: reason.clone().into(),
+                payload: Bytes::new(),
+            };
+            let refuse = Mark {
+                kind: Kind::Refused,
+                id: 0,
+            };
+            stream::write(&mut send, refuse, frame)
+                .await
+                .map_err(|error| text(&error))?;
             // The refusal must arrive before the end of the connection overtakes it.
             let _ = send.finish();
             let _ = tokio::time::timeout(Duration::from_secs(1), quic.closed()).await;
@@ -306,13 +381,19 @@ pub(super) async fn accepted(
         }
     }
     let (send2, mut recv2) = quic.accept_bi().await.map_err(|error| text(&error))?;
-    let (mark, _) = stream::read_one(&mut recv2).await.map_err(|error| text(&error))?;
+    let (mark, _) = stream::read_one(&mut recv2)
+        .await
+        .map_err(|error| text(&error))?;
     if mark.kind != Kind::Lane || mark.id != Lane::Replication as u64 {
         quic.close(VarInt::from_u32(1), b"no second lane");
         return Err("it opened no second lane".into());
     }
-    let connection =
-        start(quic, [(send, recv), (send2, recv2)], service.clone(), refusals);
+    let connection = start(
+        quic,
+        [(send, recv), (send2, recv2)],
+        service.clone(),
+        refusals,
+    );
     service.connected(&connection, hello.header);
     Ok(())
 }
@@ -341,11 +422,17 @@ fn start(
         refusals,
     }));
     let queues = [control_queue, replication_queue];
-    for (lane, ((send, recv), queue)) in
-        [Lane::Control, Lane::Replication].into_iter().zip(streams.into_iter().zip(queues))
+    for (lane, ((send, recv), queue)) in [Lane::Control, Lane::Replication]
+        .into_iter()
+        .zip(streams.into_iter().zip(queues))
     {
         tokio::spawn(stream::write_lane(send, queue, queued.clone()));
-        tokio::spawn(stream::read_lane(connection.clone(), lane, recv, service.clone()));
+        tokio::spawn(stream::read_lane(
+            connection.clone(),
+            lane,
+            recv,
+            service.clone(),
+        ));
     }
     tokio::spawn(stream::take_bulk_calls(connection.clone(), service.clone()));
     tokio::spawn(stream::take_bulk_replies(connection.clone()));

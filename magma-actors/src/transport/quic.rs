@@ -83,8 +83,10 @@ impl Endpoint {
         secret: &NetworkSecret,
         server: Option<ServerConfig>,
     ) -> Result<Endpoint, TransportError> {
-        let failed =
-            |error: std::io::Error| TransportError::Bind { addr, reason: error.to_string() };
+        let failed = |error: std::io::Error| TransportError::Bind {
+            addr,
+            reason: error.to_string(),
+        };
         let mut config = EndpointConfig::default();
         let mtu = if loopback { LOOPBACK_MTU } else { LAN_MTU };
         config
@@ -93,7 +95,9 @@ impl Endpoint {
         // Foreign datagrams are told apart by the fixed bit.
         config.grease_quic_bit(false);
         let refusals = Arc::new(Refusals::default());
-        let socket = TokioRuntime.wrap_udp_socket(udp(addr).map_err(failed)?).map_err(failed)?;
+        let socket = TokioRuntime
+            .wrap_udp_socket(udp(addr).map_err(failed)?)
+            .map_err(failed)?;
         let socket = Arc::new(WatchedSocket::new(socket, refusals.clone()));
         let inner = quinn::Endpoint::new_with_abstract_socket(
             config,
@@ -106,7 +110,11 @@ impl Endpoint {
             .map_err(|error| TransportError::Setup(error.to_string()))?;
         let mut client = ClientConfig::new(Arc::new(tls));
         client.transport_config(Arc::new(transport(loopback)));
-        Ok(Endpoint { inner, client, refusals })
+        Ok(Endpoint {
+            inner,
+            client,
+            refusals,
+        })
     }
 
     /// Connects, and says hello. The peer counts as up only when it has answered: before
@@ -121,11 +129,16 @@ impl Endpoint {
             let connecting = self
                 .inner
                 .connect_with(self.client.clone(), to, "magma")
-                .map_err(|error| TransportError::NoAnswer { addr: to, reason: error.to_string() })?;
+                .map_err(|error| TransportError::NoAnswer {
+                    addr: to,
+                    reason: error.to_string(),
+                })?;
             self.refusals.expect(to);
             let connected = connecting.await;
             let outcome = match connected {
-                Ok(connection) => mux::dialled(connection, hello, service, self.refusals.clone()).await,
+                Ok(connection) => {
+                    mux::dialled(connection, hello, service, self.refusals.clone()).await
+                }
                 Err(error) => Err(explain(to, &error)),
             };
             if outcome.is_err() {
@@ -135,13 +148,18 @@ impl Endpoint {
         };
         match tokio::time::timeout(CONNECT_LIMIT, attempt).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(TransportError::NoAnswer { addr: to, reason: "nobody is there".into() }),
+            Err(_) => Err(TransportError::NoAnswer {
+                addr: to,
+                reason: "nobody is there".into(),
+            }),
         }
     }
 
     /// Where it is bound.
     pub fn local_addr(&self) -> Result<SocketAddr, TransportError> {
-        self.inner.local_addr().map_err(|error| TransportError::Setup(error.to_string()))
+        self.inner
+            .local_addr()
+            .map_err(|error| TransportError::Setup(error.to_string()))
     }
 
     /// Refused handshakes, bad hellos, bad frames and foreign datagrams since the start.
@@ -167,14 +185,18 @@ pub(super) fn explain(addr: SocketAddr, error: &ConnectionError) -> TransportErr
         ConnectionError::ConnectionClosed(close) if is_alert(u64::from(close.error_code)) => {
             TransportError::WrongKey { addr }
         }
-        ConnectionError::TimedOut => {
-            TransportError::NoAnswer { addr, reason: "nobody is there".into() }
-        }
+        ConnectionError::TimedOut => TransportError::NoAnswer {
+            addr,
+            reason: "nobody is there".into(),
+        },
         ConnectionError::ApplicationClosed(close) => TransportError::Closed {
             addr,
             reason: String::from_utf8_lossy(&close.reason).into_owned(),
         },
-        other => TransportError::Closed { addr, reason: other.to_string() },
+        other => TransportError::Closed {
+            addr,
+            reason: other.to_string(),
+        },
     }
 }
 
@@ -209,14 +231,19 @@ async fn accept(endpoint: Endpoint, service: SharedService) {
     while let Some(incoming) = endpoint.inner.accept().await {
         let crowded = pending.load(Ordering::Relaxed) >= PENDING_HANDSHAKES;
         if endpoint.inner.open_connections() > CONNECTIONS_MAX {
-            endpoint.refusals.refuse(incoming.remote_address(), "too many connections");
+            endpoint
+                .refusals
+                .refuse(incoming.remote_address(), "too many connections");
             incoming.refuse();
             continue;
         }
         if crowded && !incoming.remote_address_validated() {
             // A flood with forged addresses costs it a round trip that it never sees.
             if incoming.retry().is_err() {
-                endpoint.refusals.refuse(SocketAddr::from(([0, 0, 0, 0], 0)), "cannot be asked to retry");
+                endpoint.refusals.refuse(
+                    SocketAddr::from(([0, 0, 0, 0], 0)),
+                    "cannot be asked to retry",
+                );
             }
             continue;
         }
@@ -250,9 +277,11 @@ async fn greet(
 ) -> Result<(), String> {
     let from = incoming.remote_address();
     let connecting = incoming.accept().map_err(|error| error.to_string())?;
-    let connection = connecting.await.map_err(|error| match explain(from, &error) {
-        TransportError::WrongKey { .. } => "it has another secret key, or none".to_owned(),
-        other => other.to_string(),
-    })?;
+    let connection = connecting
+        .await
+        .map_err(|error| match explain(from, &error) {
+            TransportError::WrongKey { .. } => "it has another secret key, or none".to_owned(),
+            other => other.to_string(),
+        })?;
     mux::accepted(connection, service, refusals.clone()).await
 }

@@ -2,9 +2,9 @@
 
 use serde_bytes::ByteBuf;
 
+use super::Engine;
 use super::event::Outcome;
 use super::request::{RequestState, Step};
-use super::Engine;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, Kind, Layout};
@@ -111,8 +111,8 @@ impl<S: Store> Engine<S> {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
         };
-        let allowed = check_xattr_name(name)
-            .and_then(|_| may_get_xattr(&row, name, &state.request.cred));
+        let allowed =
+            check_xattr_name(name).and_then(|_| may_get_xattr(&row, name, &state.request.cred));
         if let Err(error) = allowed {
             return Ok(Err(error));
         }
@@ -134,8 +134,8 @@ impl<S: Store> Engine<S> {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
         };
-        let allowed = check_xattr_name(&name)
-            .and_then(|_| may_set_xattr(&row, &name, &state.request.cred));
+        let allowed =
+            check_xattr_name(&name).and_then(|_| may_set_xattr(&row, &name, &state.request.cred));
         if let Err(error) = allowed {
             return Ok(Err(error));
         }
@@ -148,8 +148,10 @@ impl<S: Store> Engine<S> {
         }
         row.ctime = self.tick();
         row.version = self.stamp(state.slice);
-        let effects =
-            vec![Effect::PutFlare(Box::new(row)), Effect::PutXattr(flare.key(), name, value)];
+        let effects = vec![
+            Effect::PutFlare(Box::new(row)),
+            Effect::PutXattr(flare.key(), name, value),
+        ];
         self.commit_answer(state, effects, &Answer::Done)?;
         Ok(Ok(Outcome::done(Answer::Done)))
     }
@@ -178,8 +180,8 @@ impl<S: Store> Engine<S> {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
         };
-        let allowed = check_xattr_name(&name)
-            .and_then(|_| may_set_xattr(&row, &name, &state.request.cred));
+        let allowed =
+            check_xattr_name(&name).and_then(|_| may_set_xattr(&row, &name, &state.request.cred));
         if let Err(error) = allowed {
             return Ok(Err(error));
         }
@@ -188,8 +190,10 @@ impl<S: Store> Engine<S> {
         }
         row.ctime = self.tick();
         row.version = self.stamp(state.slice);
-        let effects =
-            vec![Effect::PutFlare(Box::new(row)), Effect::DropXattr(flare.key(), name)];
+        let effects = vec![
+            Effect::PutFlare(Box::new(row)),
+            Effect::DropXattr(flare.key(), name),
+        ];
         self.commit_answer(state, effects, &Answer::Done)?;
         Ok(Ok(Outcome::done(Answer::Done)))
     }
@@ -236,5 +240,8 @@ impl<S: Store> Engine<S> {
 
 /// The names that clients know of: those that begin with NUL are Magma's own.
 fn visible(names: &[Vec<u8>]) -> impl Iterator<Item = &[u8]> {
-    names.iter().map(Vec::as_slice).filter(|name| name.first() != Some(&0))
+    names
+        .iter()
+        .map(Vec::as_slice)
+        .filter(|name| name.first() != Some(&0))
 }

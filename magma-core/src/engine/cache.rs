@@ -29,7 +29,13 @@ impl RowCache {
             return Ok(cached.row.clone());
         }
         let row = store.flare(key)?;
-        self.insert(key, Cached { row: row.clone(), links: None });
+        self.insert(
+            key,
+            Cached {
+                row: row.clone(),
+                links: None,
+            },
+        );
         Ok(row)
     }
 
@@ -53,12 +59,21 @@ impl RowCache {
                 None => {
                     // A birth: there are no links but those that this record puts.
                     let row = (**row).clone();
-                    self.insert(row.key, Cached { row: Some(row), links: None });
+                    self.insert(
+                        row.key,
+                        Cached {
+                            row: Some(row),
+                            links: None,
+                        },
+                    );
                 }
             },
             Effect::DropFlare(flare) => {
                 if let Some(cached) = self.rows.get_mut(&flare.key()) {
-                    *cached = Cached { row: None, links: Some(Vec::new()) };
+                    *cached = Cached {
+                        row: None,
+                        links: Some(Vec::new()),
+                    };
                 }
             }
             Effect::PutLink(key, link) => {

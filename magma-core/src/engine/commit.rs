@@ -26,7 +26,13 @@ impl<S: Store> Engine<S> {
     pub(super) fn commit(&mut self, slice: SliceId, effects: Vec<Effect>) -> StoreResult<Seq> {
         let Stamp(_, epoch, seq) = self.stamp(slice);
         let clock = self.clock.last();
-        let record = Record { slice, epoch, seq, clock, effects };
+        let record = Record {
+            slice,
+            epoch,
+            seq,
+            clock,
+            effects,
+        };
         self.store.apply(&record)?;
         let mut keys: Vec<Key> = Vec::with_capacity(2);
         let mut bytes = 0;
@@ -51,7 +57,10 @@ impl<S: Store> Engine<S> {
 
     /// What an answer about a key must wait for.
     pub(super) fn gate(&self, slice: SliceId, key: Key) -> Seq {
-        self.owned.get(&slice).and_then(|owned| owned.gate(key)).unwrap_or(Seq(0))
+        self.owned
+            .get(&slice)
+            .and_then(|owned| owned.gate(key))
+            .unwrap_or(Seq(0))
     }
 
     /// Lets something leave when an operation of a slice is acknowledged.
@@ -74,7 +83,10 @@ impl<S: Store> Engine<S> {
                 && !self.pending.values().any(|tx| tx.slice == owned.id)
             {
                 owned.drained = true;
-                drained.push(Action::Drained { slice: owned.id, to });
+                drained.push(Action::Drained {
+                    slice: owned.id,
+                    to,
+                });
             }
         }
         for release in released {
@@ -86,9 +98,17 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn release(&mut self, release: Release) {
         match release {
-            Release::Reply { token, mut reply, payload } => {
+            Release::Reply {
+                token,
+                mut reply,
+                payload,
+            } => {
                 reply.clock = self.clock.last();
-                self.act(Action::Reply { token, reply, payload });
+                self.act(Action::Reply {
+                    token,
+                    reply,
+                    payload,
+                });
             }
             Release::Step(step) => self.send_step(*step),
             Release::StepDone { to, done } => self.send_step_done(to, *done),
@@ -98,10 +118,15 @@ impl<S: Store> Engine<S> {
     /// Sends a step to the owner of its key, which may be this volcano.
     pub(super) fn send_step(&mut self, mut step: Step) {
         step.clock = self.clock.last();
-        let Some(owner) = self.lava.owner_of(step.key) else { return };
+        let Some(owner) = self.lava.owner_of(step.key) else {
+            return;
+        };
         if owner == self.me {
             let from = self.me;
-            self.local.push_back(super::event::Work::Step { from, step: Box::new(step) });
+            self.local.push_back(super::event::Work::Step {
+                from,
+                step: Box::new(step),
+            });
         } else {
             self.send(owner, PeerMessage::Step(step));
         }
@@ -110,13 +135,18 @@ impl<S: Store> Engine<S> {
     pub(super) fn send_step_done(&mut self, to: VolcanoId, mut done: StepDone) {
         done.clock = self.clock.last();
         if to == self.me {
-            self.local.push_back(super::event::Work::StepDone(Box::new(done)));
+            self.local
+                .push_back(super::event::Work::StepDone(Box::new(done)));
         } else {
             self.send(to, PeerMessage::StepDone(done));
         }
     }
 
     pub(super) fn send(&mut self, to: VolcanoId, message: PeerMessage) {
-        self.act(Action::Send { to, message: Box::new(message), payload: Vec::new() });
+        self.act(Action::Send {
+            to,
+            message: Box::new(message),
+            payload: Vec::new(),
+        });
     }
 }

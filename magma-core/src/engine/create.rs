@@ -11,10 +11,10 @@
 
 use bytes::Bytes;
 
+use super::Engine;
 use super::event::Outcome;
 use super::request::{RequestState, Step};
 use super::transactions::Kind as TxKind;
-use super::Engine;
 use crate::effect::{ContentWrite, Effect};
 use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, FlareRow, Kind, Layout, LinkRow, LinkState, Name};
@@ -47,7 +47,9 @@ impl<S: Store> Engine<S> {
         }
         if let Some(row) = self.cache.flare(&self.store, key)? {
             let links = self.cache.links(&self.store, key)?;
-            let same = links.iter().find(|link| link.parent == parent && link.name == name);
+            let same = links
+                .iter()
+                .find(|link| link.parent == parent && link.name == name);
             return match same.map(|link| &link.state) {
                 // Born by this very request in an earlier life of this volcano.
                 Some(LinkState::Nascent(by)) if *by == tx => self.create_again(tx, &row, new.open),
@@ -92,14 +94,24 @@ impl<S: Store> Engine<S> {
                 data: Bytes::from(new.target.clone()),
             })
         });
-        if self.lava.slice_of(parent.key()).is_some_and(|s| s.id == slice) {
+        if self
+            .lava
+            .slice_of(parent.key())
+            .is_some_and(|s| s.id == slice)
+        {
             return self.create_at_once(state, parent, name, row, target, new.open);
         }
-        let link = LinkRow { parent, name: name.clone(), state: LinkState::Nascent(tx) };
+        let link = LinkRow {
+            parent,
+            name: name.clone(),
+            state: LinkState::Nascent(tx),
+        };
         let attr = Attr::of(&row, 0);
         let flare = row.flare_ref();
-        let mut effects =
-            vec![Effect::PutFlare(Box::new(row)), Effect::PutLink(key, Box::new(link))];
+        let mut effects = vec![
+            Effect::PutFlare(Box::new(row)),
+            Effect::PutLink(key, Box::new(link)),
+        ];
         effects.extend(target);
         let gate = self.commit(slice, effects)?;
         let body = StepBody::Insert {
@@ -109,7 +121,12 @@ impl<S: Store> Engine<S> {
             cred: cred.clone(),
             inherit: true,
         };
-        let kind = TxKind::Create { flare, parent, name, open: new.open };
+        let kind = TxKind::Create {
+            flare,
+            parent,
+            name,
+            open: new.open,
+        };
         Step::waits(move |engine, state| {
             engine.begin_tx(tx, Some(state), slice, gate, kind);
             engine.tx_step(tx, key, parent.key(), body);
@@ -139,7 +156,11 @@ impl<S: Store> Engine<S> {
         let (entry_effects, attr) = inserted;
         (row.gid, row.mode) = (attr.gid, attr.mode);
         let flare = row.flare_ref();
-        let link = LinkRow { parent, name, state: LinkState::Settled };
+        let link = LinkRow {
+            parent,
+            name,
+            state: LinkState::Settled,
+        };
         let mut effects = vec![
             Effect::PutFlare(Box::new(row)),
             Effect::PutLink(flare.key(), Box::new(link)),
@@ -174,23 +195,42 @@ impl<S: Store> Engine<S> {
         state: Option<Box<RequestState>>,
         open: bool,
     ) -> StoreResult<()> {
-        let Some(row) = self.cache.flare(&self.store, key)? else { return Ok(()) };
+        let Some(row) = self.cache.flare(&self.store, key)? else {
+            return Ok(());
+        };
         let links = self.cache.links(&self.store, key)?;
         let nascent = |link: &&LinkRow| link.state == LinkState::Nascent(tx);
-        let Some(link) = links.iter().find(nascent) else { return Ok(()) };
-        let Some(slice) = self.lava.slice_of(key).map(|s| s.id) else { return Ok(()) };
+        let Some(link) = links.iter().find(nascent) else {
+            return Ok(());
+        };
+        let Some(slice) = self.lava.slice_of(key).map(|s| s.id) else {
+            return Ok(());
+        };
         let (parent, name, flare) = (link.parent, link.name.clone(), row.flare_ref());
         let born = row.nascent == Some(tx);
         let kind = if born {
-            TxKind::Create { flare, parent, name: name.clone(), open }
+            TxKind::Create {
+                flare,
+                parent,
+                name: name.clone(),
+                open,
+            }
         } else {
-            TxKind::Link { flare, parent, name: name.clone() }
+            TxKind::Link {
+                flare,
+                parent,
+                name: name.clone(),
+            }
         };
         // Who asked is not kept: permission was to be checked at the parent, and is checked
         // as the owner of the new flare, which is who asked.
         let cred = match &state {
             Some(state) => state.request.cred.clone(),
-            None => crate::op::Credentials { uid: row.uid, gid: row.gid, groups: Vec::new() },
+            None => crate::op::Credentials {
+                uid: row.uid,
+                gid: row.gid,
+                groups: Vec::new(),
+            },
         };
         let body = StepBody::Insert {
             dir: parent,
@@ -218,7 +258,9 @@ impl<S: Store> Engine<S> {
         open: bool,
         result: OpResult<StepAnswer>,
     ) -> StoreResult<()> {
-        let Some(mut row) = self.cache.flare(&self.store, flare.key())? else { return Ok(()) };
+        let Some(mut row) = self.cache.flare(&self.store, flare.key())? else {
+            return Ok(());
+        };
         let answer = match result {
             Ok(StepAnswer::Inserted(attr)) => {
                 // The version stays that of the birth: a confirmation changes nothing that
@@ -227,18 +269,28 @@ impl<S: Store> Engine<S> {
                 let inherited = (row.gid, row.mode) != (attr.gid, attr.mode);
                 (row.gid, row.mode) = (attr.gid, attr.mode);
                 let answer = Answer::Attr(Box::new(Attr::of(&row, 0)));
-                let link = LinkRow { parent, name, state: LinkState::Settled };
+                let link = LinkRow {
+                    parent,
+                    name,
+                    state: LinkState::Settled,
+                };
                 let mut effects = vec![
                     Effect::PutFlare(Box::new(row)),
                     Effect::PutLink(flare.key(), Box::new(link)),
                 ];
-                effects.extend(state.as_ref().and_then(|s| s.reply_row(&Ok(answer.clone()))));
+                effects.extend(
+                    state
+                        .as_ref()
+                        .and_then(|s| s.reply_row(&Ok(answer.clone()))),
+                );
                 let seq = self.commit(slice, effects)?;
                 if let (true, Some(state)) = (open, &state) {
                     self.add_open(flare.key(), state.request.session);
                 }
                 self.wake_key(flare.key());
-                let Some(mut state) = state else { return Ok(()) };
+                let Some(mut state) = state else {
+                    return Ok(());
+                };
                 if inherited {
                     state.gate = state.gate.max(seq);
                 }
@@ -307,10 +359,7 @@ impl<S: Store> Engine<S> {
         })
     }
 
-    pub(super) fn get_root(
-        &mut self,
-        state: &mut RequestState,
-    ) -> StoreResult<OpResult<Outcome>> {
+    pub(super) fn get_root(&mut self, state: &mut RequestState) -> StoreResult<OpResult<Outcome>> {
         let Some(row) = self.cache.flare(&self.store, crate::key::ROOT)? else {
             return Ok(Err(OpError::TryAgain));
         };

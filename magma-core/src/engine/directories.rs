@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
+use super::Engine;
 use super::event::Outcome;
 use super::request::{RequestState, Step};
-use super::Engine;
 use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, EntryRow, LinkState, Name};
 use crate::ids::FlareRef;
@@ -29,7 +29,9 @@ impl<S: Store> Engine<S> {
     ) -> StoreResult<OpResult<Outcome>> {
         let key = state.request.key;
         let ask = Ok(Ok(Outcome::done(Answer::AskParent)));
-        let Some(row) = self.cache.flare(&self.store, key)? else { return ask };
+        let Some(row) = self.cache.flare(&self.store, key)? else {
+            return ask;
+        };
         let links = self.cache.links(&self.store, key)?;
         let linked = links.iter().any(|link| {
             link.state == LinkState::Settled && link.parent == parent && link.name == *name
@@ -64,14 +66,21 @@ impl<S: Store> Engine<S> {
             return Step::parks(dir.key());
         }
         let attr = self.attr_beside(&entry)?;
-        Step::ok(Answer::Entry { child: entry.child, kind: entry.kind, attr })
+        Step::ok(Answer::Entry {
+            child: entry.child,
+            kind: entry.kind,
+            attr,
+        })
     }
 
     /// The attributes of an entry's flare, where this volcano owns it in the same slice, so
     /// that the directory's gate covers it.
     fn attr_beside(&mut self, entry: &EntryRow) -> StoreResult<Option<Box<Attr>>> {
         let key = entry.child.key();
-        let ours = self.lava.slice_of(key).is_some_and(|slice| slice.owner == self.me);
+        let ours = self
+            .lava
+            .slice_of(key)
+            .is_some_and(|slice| slice.owner == self.me);
         // A change of the child that is not acknowledged must not show through the parent.
         let dirty = self
             .lava
@@ -104,7 +113,11 @@ impl<S: Store> Engine<S> {
         if !row.is_dir() {
             return Step::err(OpError::NotDirectory);
         }
-        let want = Access { read: true, write: false, exec: false };
+        let want = Access {
+            read: true,
+            write: false,
+            exec: false,
+        };
         if let Err(error) = may(&row, &state.request.cred, want) {
             return Step::err(error);
         }

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
+use super::Engine;
 use super::event::{Action, Io, IoDone, IoJob, Outcome};
 use super::request::{RequestState, Step};
-use super::Engine;
 use crate::effect::{ContentWrite, Effect};
 use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, FlareRow, Kind, Layout};
@@ -32,25 +32,36 @@ impl<S: Store> Engine<S> {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
         };
-        let want = Access { read, write: write || truncate, exec: false };
+        let want = Access {
+            read,
+            write: write || truncate,
+            exec: false,
+        };
         if let Err(error) = may(&row, &state.request.cred, want) {
             // A program that may be executed but not read is opened by the kernel to run it.
-            let exec = Access { read: false, write: false, exec: true };
+            let exec = Access {
+                read: false,
+                write: false,
+                exec: true,
+            };
             if want.write || may(&row, &state.request.cred, exec).is_err() {
                 return Ok(Err(error));
             }
         }
         let answer = if truncate {
             let now = self.tick();
-            let cut = SetAttr { size: Some(0), by_handle: true, ..SetAttr::default() };
+            let cut = SetAttr {
+                size: Some(0),
+                by_handle: true,
+                ..SetAttr::default()
+            };
             let mut row = match set_attr(&row, &state.request.cred, &cut, now) {
                 Ok(row) => row,
                 Err(error) => return Ok(Err(error)),
             };
             row.version = self.stamp(state.slice);
             let attr = Attr::of(&row, 0);
-            let effects =
-                vec![Effect::PutFlare(Box::new(row)), Effect::Truncate(flare, 0)];
+            let effects = vec![Effect::PutFlare(Box::new(row)), Effect::Truncate(flare, 0)];
             let answer = Answer::Attr(Box::new(attr));
             self.commit_answer(state, effects, &answer)?;
             answer
@@ -62,7 +73,12 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) fn add_open(&mut self, key: Key, session: SessionId) {
-        *self.opens.entry(key).or_default().entry(session).or_default() += 1;
+        *self
+            .opens
+            .entry(key)
+            .or_default()
+            .entry(session)
+            .or_default() += 1;
     }
 
     /// Ends one open. The last one of a flare without names ends the flare.
@@ -89,11 +105,15 @@ impl<S: Store> Engine<S> {
 
     /// Drops a flare that has neither a name nor an open.
     pub(super) fn reap(&mut self, key: Key) -> StoreResult<()> {
-        let Some(row) = self.cache.flare(&self.store, key)? else { return Ok(()) };
+        let Some(row) = self.cache.flare(&self.store, key)? else {
+            return Ok(());
+        };
         if row.nlink > 0 || row.nascent.is_some() || self.opens.contains_key(&key) {
             return Ok(());
         }
-        let Some(slice) = self.lava.slice_of(key).map(|slice| slice.id) else { return Ok(()) };
+        let Some(slice) = self.lava.slice_of(key).map(|slice| slice.id) else {
+            return Ok(());
+        };
         if self.owned.contains_key(&slice) {
             self.commit(slice, vec![Effect::DropFlare(row.flare_ref())])?;
         }
@@ -111,14 +131,22 @@ impl<S: Store> Engine<S> {
             Ok(row) => row,
             Err(error) => return Step::err(error),
         };
-        let access = Access { read: true, write: false, exec: false };
+        let access = Access {
+            read: true,
+            write: false,
+            exec: false,
+        };
         if let Err(error) = self.may_handle(&row, state, access) {
             return Step::err(error);
         }
         self.touch_atime(&row, state)?;
         let len = row.size.saturating_sub(offset).min(u64::from(len)) as usize;
         let eof = offset.saturating_add(len as u64) >= row.size;
-        let answer = Answer::Data { len: len as u32, eof, version: row.version };
+        let answer = Answer::Data {
+            len: len as u32,
+            eof,
+            version: row.version,
+        };
         if len == 0 {
             return Step::ok(answer);
         }
@@ -139,7 +167,10 @@ impl<S: Store> Engine<S> {
         Step::waits(move |engine, state| {
             let job = engine.token();
             engine.io.insert(job, Io::Read(state));
-            engine.act(Action::Io { job, io: IoJob::Read { flare, offset, len } });
+            engine.act(Action::Io {
+                job,
+                io: IoJob::Read { flare, offset, len },
+            });
             Ok(())
         })
     }
@@ -159,7 +190,11 @@ impl<S: Store> Engine<S> {
                             .unwrap_or_default();
                         let len = data.len() as u32;
                         state.out.push(data);
-                        Ok(Answer::Data { len, eof: false, version })
+                        Ok(Answer::Data {
+                            len,
+                            eof: false,
+                            version,
+                        })
                     }
                     IoDone::Failed(error) => Err(error),
                     IoDone::Synced | IoDone::Started => Err(OpError::Io),
@@ -187,18 +222,27 @@ impl<S: Store> Engine<S> {
             Ok(row) => row,
             Err(error) => return Step::err(error),
         };
-        let access = Access { read: false, write: true, exec: false };
+        let access = Access {
+            read: false,
+            write: true,
+            exec: false,
+        };
         if let Err(error) = self.may_handle(&row, state, access) {
             return Step::err(error);
         }
-        let data = state.payload.split_to((len as usize).min(state.payload.len()));
+        let data = state
+            .payload
+            .split_to((len as usize).min(state.payload.len()));
         let offset = if append { row.size } else { offset };
         let end = match write_end(offset, u64::from(len)) {
             Ok(end) => end,
             Err(error) => return Step::err(error),
         };
         if len == 0 {
-            return Step::ok(Answer::Written { offset, size: row.size });
+            return Step::ok(Answer::Written {
+                offset,
+                size: row.size,
+            });
         }
         if self.full || self.a_copy_is_full(state) {
             return Step::err(OpError::NoSpace);
@@ -215,7 +259,13 @@ impl<S: Store> Engine<S> {
         if spills && row.size > 0 {
             effects.push(Effect::Spill(flare));
         }
-        effects.push(Effect::Write(ContentWrite { flare, segment: 0, offset, len, data }));
+        effects.push(Effect::Write(ContentWrite {
+            flare,
+            segment: 0,
+            offset,
+            len,
+            data,
+        }));
         let answer = Answer::Written { offset, size };
         self.commit_answer(state, effects, &answer)?;
         self.start_writeback();
@@ -228,11 +278,17 @@ impl<S: Store> Engine<S> {
     /// Content that was written a while ago starts its way to the disk, so that no fsync
     /// meets a backlog.
     pub(super) fn start_writeback(&mut self) {
-        let Some(content) = self.store.content() else { return };
+        let Some(content) = self.store.content() else {
+            return;
+        };
         for range in content.due_writeback() {
             let job = self.token();
             self.io.insert(job, Io::Nothing);
-            let io = IoJob::WriteBack { flare: range.flare, offset: range.offset, len: range.len };
+            let io = IoJob::WriteBack {
+                flare: range.flare,
+                offset: range.offset,
+                len: range.len,
+            };
             self.act(Action::Io { job, io });
         }
     }
@@ -266,7 +322,10 @@ impl<S: Store> Engine<S> {
 
     fn a_copy_is_full(&self, state: &RequestState) -> bool {
         self.owned.get(&state.slice).is_some_and(|owned| {
-            owned.copies.iter().any(|(id, copy)| copy.counts && self.full_peers.contains(id))
+            owned
+                .copies
+                .iter()
+                .any(|(id, copy)| copy.counts && self.full_peers.contains(id))
         })
     }
 

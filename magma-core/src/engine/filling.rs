@@ -30,21 +30,32 @@ impl<S: Store> Engine<S> {
         }
         // Operations of this batch so far are in the rows already.
         self.flush_ships();
-        let Some(copy) = self.owned.get_mut(&slice).and_then(|owned| owned.copies.get_mut(&to))
+        let Some(copy) = self
+            .owned
+            .get_mut(&slice)
+            .and_then(|owned| owned.copies.get_mut(&to))
         else {
             return Ok(());
         };
         copy.counts = false;
         copy.stream = Stream::Filling(Box::default());
         tracing::info!(target: "magma::r", %slice, volcano = %self.lava.nick(to), "filling a new copy");
-        self.send(to, PeerMessage::CopyBegin { slice, epoch: self.lava.epoch });
+        self.send(
+            to,
+            PeerMessage::CopyBegin {
+                slice,
+                epoch: self.lava.epoch,
+            },
+        );
         self.fill_more(to, slice)
     }
 
     /// Owner: sends the next batch of rows.
     fn fill_more(&mut self, to: VolcanoId, slice: SliceId) -> StoreResult<()> {
         self.flush_ships();
-        let Some(owned) = self.owned.get_mut(&slice) else { return Ok(()) };
+        let Some(owned) = self.owned.get_mut(&slice) else {
+            return Ok(());
+        };
         let (end, last, start) = (owned.end, owned.last, owned.start);
         let Some(Stream::Filling(fill)) = owned.copies.get_mut(&to).map(|copy| &mut copy.stream)
         else {
@@ -85,8 +96,16 @@ impl<S: Store> Engine<S> {
             batch.cursor = Some(key);
         }
         let done = batch.sent_all;
-        let cursor = if done { end } else { batch.cursor.unwrap_or(start) };
-        if let Some(copy) = self.owned.get_mut(&slice).and_then(|owned| owned.copies.get_mut(&to)) {
+        let cursor = if done {
+            end
+        } else {
+            batch.cursor.unwrap_or(start)
+        };
+        if let Some(copy) = self
+            .owned
+            .get_mut(&slice)
+            .and_then(|owned| owned.copies.get_mut(&to))
+        {
             copy.stream = Stream::Filling(Box::new(batch));
         }
         let rows = Record {
@@ -98,8 +117,18 @@ impl<S: Store> Engine<S> {
         };
         let payload: Vec<Bytes> = rows.payload().cloned().collect();
         let epoch = self.lava.epoch;
-        let message = PeerMessage::CopyRows { slice, epoch, rows, cursor, done };
-        self.act(Action::Send { to, message: Box::new(message), payload });
+        let message = PeerMessage::CopyRows {
+            slice,
+            epoch,
+            rows,
+            cursor,
+            done,
+        };
+        self.act(Action::Send {
+            to,
+            message: Box::new(message),
+            payload,
+        });
         Ok(())
     }
 
@@ -137,7 +166,9 @@ impl<S: Store> Engine<S> {
         let Some((start, end)) = self.lava.slice(slice).map(|s| (s.start, s.end)) else {
             return Ok(());
         };
-        let Some(held) = self.held.get_mut(&slice) else { return Ok(()) };
+        let Some(held) = self.held.get_mut(&slice) else {
+            return Ok(());
+        };
         if held.owner != from || epoch < held.position.0 {
             return Ok(());
         }
@@ -163,7 +194,9 @@ impl<S: Store> Engine<S> {
         done: bool,
         mut payload: Bytes,
     ) -> StoreResult<()> {
-        let Some(held) = self.held.get_mut(&slice) else { return Ok(()) };
+        let Some(held) = self.held.get_mut(&slice) else {
+            return Ok(());
+        };
         if held.owner != from || held.whole || epoch < held.position.0 {
             return Ok(());
         }
@@ -185,7 +218,14 @@ impl<S: Store> Engine<S> {
             self.store.set_position(slice, (rows.epoch, rows.seq))?;
         }
         let done = done.then_some(rows.seq);
-        self.send(from, PeerMessage::CopyAck { slice, cursor, done });
+        self.send(
+            from,
+            PeerMessage::CopyAck {
+                slice,
+                cursor,
+                done,
+            },
+        );
         Ok(())
     }
 
@@ -196,7 +236,10 @@ impl<S: Store> Engine<S> {
         slice: SliceId,
         done: Option<Seq>,
     ) -> StoreResult<()> {
-        let Some(copy) = self.owned.get_mut(&slice).and_then(|owned| owned.copies.get_mut(&from))
+        let Some(copy) = self
+            .owned
+            .get_mut(&slice)
+            .and_then(|owned| owned.copies.get_mut(&from))
         else {
             return Ok(());
         };
@@ -224,7 +267,11 @@ impl<S: Store> Engine<S> {
         if known.is_none_or(|copy| copy.in_sync) {
             return;
         }
-        let Some(copy) = self.owned.get(&slice).and_then(|owned| owned.copies.get(&volcano)) else {
+        let Some(copy) = self
+            .owned
+            .get(&slice)
+            .and_then(|owned| owned.copies.get(&volcano))
+        else {
             return;
         };
         if copy.counts && matches!(copy.stream, Stream::Live) {
@@ -243,5 +290,4 @@ impl<S: Store> Engine<S> {
         });
         self.attach(to);
     }
-
 }

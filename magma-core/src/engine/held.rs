@@ -5,10 +5,10 @@
 //! decision; when that does not come, the decider is asked, which decides "no" unless it has
 //! a record, so that nothing stays held for ever.
 
+use super::Engine;
 use super::event::Work;
 use super::parking::Wait;
 use super::transactions::Kind as TxKind;
-use super::Engine;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::{Decision, EntryRow, FlareRow, Kind, LinkRow, LinkState, Name, Prepared};
@@ -41,15 +41,24 @@ impl<S: Store> Engine<S> {
         step: Step,
     ) -> StoreResult<()> {
         let held = match step.body.clone() {
-            StepBody::PrepareEntry { dir, name, child, becomes, cred } => {
-                self.hold_entry(&step, dir, &name, child, becomes, &cred)?
-            }
-            StepBody::PrepareMove { flare, from, to, cred } => {
-                self.hold_moved(&step, flare, &from, &to, &cred)?
-            }
-            StepBody::PrepareVictim { flare, link, by_dir } => {
-                self.hold_victim(&step, flare, &link, by_dir)?
-            }
+            StepBody::PrepareEntry {
+                dir,
+                name,
+                child,
+                becomes,
+                cred,
+            } => self.hold_entry(&step, dir, &name, child, becomes, &cred)?,
+            StepBody::PrepareMove {
+                flare,
+                from,
+                to,
+                cred,
+            } => self.hold_moved(&step, flare, &from, &to, &cred)?,
+            StepBody::PrepareVictim {
+                flare,
+                link,
+                by_dir,
+            } => self.hold_victim(&step, flare, &link, by_dir)?,
             StepBody::Finish(decision) => {
                 let mut effects = self.finish_held(step.key, step.tx, decision)?;
                 if step.key == ROOT {
@@ -62,7 +71,13 @@ impl<S: Store> Engine<S> {
                 Some(effects) => Ok((effects, StepAnswer::Done)),
                 None => {
                     let wait = Wait::Key(ROOT);
-                    self.park(wait, Work::Step { from, step: Box::new(step) });
+                    self.park(
+                        wait,
+                        Work::Step {
+                            from,
+                            step: Box::new(step),
+                        },
+                    );
                     return Ok(());
                 }
             },
@@ -123,9 +138,19 @@ impl<S: Store> Engine<S> {
         if let Err(error) = may(&row, cred, Access::CHANGE_ENTRIES) {
             return Ok(Err(error));
         }
-        let prepared = Prepared { tx: step.tx, decider: step.driver, becomes };
-        let entry = EntryRow { prepared: Some(prepared), ..entry };
-        Ok(Ok((vec![Effect::PutEntry(dir.key(), Box::new(entry))], answer)))
+        let prepared = Prepared {
+            tx: step.tx,
+            decider: step.driver,
+            becomes,
+        };
+        let entry = EntryRow {
+            prepared: Some(prepared),
+            ..entry
+        };
+        Ok(Ok((
+            vec![Effect::PutEntry(dir.key(), Box::new(entry))],
+            answer,
+        )))
     }
 
     /// At a flare that moves: its old link is held, and the new one is written beside it.
@@ -148,10 +173,17 @@ impl<S: Store> Engine<S> {
         {
             return Ok(Err(error));
         }
-        let answer = StepAnswer::Held { kind: row.kind, uid: row.uid };
+        let answer = StepAnswer::Held {
+            kind: row.kind,
+            uid: row.uid,
+        };
         let links = self.cache.links(&self.store, flare.key())?;
         let held = LinkState::HeldOld(step.tx, step.driver);
-        match links.iter().find(|l| l.parent == from.0 && l.name == from.1).map(|l| &l.state) {
+        match links
+            .iter()
+            .find(|l| l.parent == from.0 && l.name == from.1)
+            .map(|l| &l.state)
+        {
             Some(LinkState::Settled) => {}
             Some(state) if *state == held => return Ok(Ok((Vec::new(), answer))),
             Some(_) => return Ok(Err(OpError::Conflict)),
@@ -161,7 +193,11 @@ impl<S: Store> Engine<S> {
             return Ok(Err(OpError::Conflict));
         }
         let link = |place: &(FlareRef, Name), state| {
-            let row = LinkRow { parent: place.0, name: place.1.clone(), state };
+            let row = LinkRow {
+                parent: place.0,
+                name: place.1.clone(),
+                state,
+            };
             Effect::PutLink(flare.key(), Box::new(row))
         };
         let coming = LinkState::HeldNew(step.tx, step.driver);
@@ -190,27 +226,38 @@ impl<S: Store> Engine<S> {
         if self.holds.keys().any(|(dir, _)| *dir == flare.key()) {
             return Ok(Err(OpError::Conflict));
         }
-        let answer = StepAnswer::Held { kind: row.kind, uid: row.uid };
+        let answer = StepAnswer::Held {
+            kind: row.kind,
+            uid: row.uid,
+        };
         let links = self.cache.links(&self.store, flare.key())?;
         let held = LinkState::HeldOld(step.tx, step.driver);
-        match links.iter().find(|l| l.parent == place.0 && l.name == place.1).map(|l| &l.state) {
+        match links
+            .iter()
+            .find(|l| l.parent == place.0 && l.name == place.1)
+            .map(|l| &l.state)
+        {
             Some(LinkState::Settled) => {}
             Some(state) if *state == held => return Ok(Ok((Vec::new(), answer))),
             Some(_) => return Ok(Err(OpError::Conflict)),
             None => return Ok(Err(OpError::Stale)),
         }
-        let link = LinkRow { parent: place.0, name: place.1.clone(), state: held };
-        Ok(Ok((vec![Effect::PutLink(flare.key(), Box::new(link))], answer)))
+        let link = LinkRow {
+            parent: place.0,
+            name: place.1.clone(),
+            state: held,
+        };
+        Ok(Ok((
+            vec![Effect::PutLink(flare.key(), Box::new(link))],
+            answer,
+        )))
     }
 
     /// The effects of a decision on everything that its transaction holds under a key.
-    fn finish_held(
-        &mut self,
-        key: Key,
-        tx: TxId,
-        decision: Decision,
-    ) -> StoreResult<Vec<Effect>> {
-        let Some(row) = self.cache.flare(&self.store, key)? else { return Ok(Vec::new()) };
+    fn finish_held(&mut self, key: Key, tx: TxId, decision: Decision) -> StoreResult<Vec<Effect>> {
+        let Some(row) = self.cache.flare(&self.store, key)? else {
+            return Ok(Vec::new());
+        };
         let committed = decision == Decision::Committed;
         let mut effects = self.finish_links(&row, tx, committed)?;
         if row.is_dir() {
@@ -232,7 +279,13 @@ impl<S: Store> Engine<S> {
         let mut goes = None;
         for link in links {
             let settled = |link: LinkRow| {
-                Effect::PutLink(key, Box::new(LinkRow { state: LinkState::Settled, ..link }))
+                Effect::PutLink(
+                    key,
+                    Box::new(LinkRow {
+                        state: LinkState::Settled,
+                        ..link
+                    }),
+                )
             };
             match link.state {
                 LinkState::HeldNew(by, _) if by == tx => {
@@ -274,11 +327,19 @@ impl<S: Store> Engine<S> {
         tx: TxId,
         committed: bool,
     ) -> StoreResult<Vec<Effect>> {
-        let Some(entry) = self.store.prepared_entry(row.key, tx)? else { return Ok(Vec::new()) };
+        let Some(entry) = self.store.prepared_entry(row.key, tx)? else {
+            return Ok(Vec::new());
+        };
         let dir = row.key;
-        let becomes = entry.prepared.as_ref().and_then(|prepared| prepared.becomes);
+        let becomes = entry
+            .prepared
+            .as_ref()
+            .and_then(|prepared| prepared.becomes);
         if !committed {
-            let entry = EntryRow { prepared: None, ..entry };
+            let entry = EntryRow {
+                prepared: None,
+                ..entry
+            };
             return Ok(vec![Effect::PutEntry(dir, Box::new(entry))]);
         }
         let Some((child, kind)) = becomes else {
@@ -289,7 +350,13 @@ impl<S: Store> Engine<S> {
         let change = subdirectories(kind) - subdirectories(entry.kind);
         row.nlink = row.nlink.saturating_add_signed(change).max(2);
         let version = row.version;
-        let entry = EntryRow { child, kind, version, prepared: None, ..entry };
+        let entry = EntryRow {
+            child,
+            kind,
+            version,
+            prepared: None,
+            ..entry
+        };
         Ok(vec![
             Effect::PutFlare(Box::new(row)),
             Effect::PutEntry(dir, Box::new(entry)),
@@ -319,7 +386,9 @@ impl<S: Store> Engine<S> {
         if self.pending.contains_key(&tx) {
             return;
         }
-        let Some(slice) = self.lava.slice_of(key).map(|slice| slice.id) else { return };
+        let Some(slice) = self.lava.slice_of(key).map(|slice| slice.id) else {
+            return;
+        };
         let gate = self.gate(slice, key);
         self.begin_tx(tx, None, slice, gate, TxKind::Resolve(key));
         self.tx_step(tx, key, decider, StepBody::Ask);
@@ -333,7 +402,9 @@ impl<S: Store> Engine<S> {
         tx: TxId,
         result: OpResult<StepAnswer>,
     ) -> StoreResult<()> {
-        let Ok(StepAnswer::Decided(decision)) = result else { return Ok(()) };
+        let Ok(StepAnswer::Decided(decision)) = result else {
+            return Ok(());
+        };
         let mut effects = self.finish_held(key, tx, decision)?;
         if key == ROOT {
             effects.extend(self.unlock_rename(tx)?);
@@ -351,7 +422,11 @@ impl<S: Store> Engine<S> {
             return Ok((holder == step.tx).then(Vec::new));
         }
         let value = codec::encode(&(step.tx, step.driver)).unwrap_or_default();
-        Ok(Some(vec![Effect::PutXattr(ROOT, RENAME_LOCK.to_vec(), value)]))
+        Ok(Some(vec![Effect::PutXattr(
+            ROOT,
+            RENAME_LOCK.to_vec(),
+            value,
+        )]))
     }
 
     /// Who has the network-wide rename lock, and where that is decided.

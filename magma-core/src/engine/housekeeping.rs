@@ -31,19 +31,28 @@ impl<S: Store> Engine<S> {
         payload: Bytes,
     ) -> StoreResult<()> {
         match *message {
-            PeerMessage::Ship { slice, epoch, records } => {
-                self.shipped(from, slice, epoch, records, payload)
-            }
+            PeerMessage::Ship {
+                slice,
+                epoch,
+                records,
+            } => self.shipped(from, slice, epoch, records, payload),
             PeerMessage::ShipAck { slice, seq, .. } => self.ship_ack(from, slice, seq),
             PeerMessage::ShipFrom { slice, have } => self.ship_from(from, slice, have),
             PeerMessage::CopyBegin { slice, epoch } => self.copy_begin(from, slice, epoch),
-            PeerMessage::CopyRows { slice, epoch, rows, cursor, done } => {
-                self.copy_rows(from, slice, epoch, rows, cursor, done, payload)
-            }
+            PeerMessage::CopyRows {
+                slice,
+                epoch,
+                rows,
+                cursor,
+                done,
+            } => self.copy_rows(from, slice, epoch, rows, cursor, done, payload),
             PeerMessage::CopyAck { slice, done, .. } => self.copy_ack(from, slice, done),
-            PeerMessage::SyncTo { slice, flare, seq, token } => {
-                self.sync_to(from, slice, flare, seq, token)
-            }
+            PeerMessage::SyncTo {
+                slice,
+                flare,
+                seq,
+                token,
+            } => self.sync_to(from, slice, flare, seq, token),
             PeerMessage::Synced { token, ok, .. } => {
                 self.synced(from, token, ok);
                 Ok(())
@@ -75,8 +84,12 @@ impl<S: Store> Engine<S> {
         self.last_housekeeping = now.0;
         self.watch_space()?;
         self.remind_syncs();
-        let unattached: Vec<SliceId> =
-            self.held.iter().filter(|(_, held)| !held.attached).map(|(id, _)| *id).collect();
+        let unattached: Vec<SliceId> = self
+            .held
+            .iter()
+            .filter(|(_, held)| !held.attached)
+            .map(|(id, _)| *id)
+            .collect();
         for slice in unattached {
             self.attach(slice);
         }
@@ -88,7 +101,8 @@ impl<S: Store> Engine<S> {
             .filter(|(_, seq)| seq.0 > JOURNAL_RECORDS)
             .collect();
         for (slice, seq) in long {
-            self.store.trim_journal(slice, crate::ids::Seq(seq.0 - JOURNAL_RECORDS))?;
+            self.store
+                .trim_journal(slice, crate::ids::Seq(seq.0 - JOURNAL_RECORDS))?;
         }
         if self.serving {
             self.plan_copies();
@@ -107,8 +121,11 @@ impl<S: Store> Engine<S> {
         if full != self.full {
             self.full = full;
             if full {
-                tracing::error!(free = space.free, total = space.total,
-                    "the storage is full: only deletes go on until there is space (reserve kept)");
+                tracing::error!(
+                    free = space.free,
+                    total = space.total,
+                    "the storage is full: only deletes go on until there is space (reserve kept)"
+                );
             } else {
                 tracing::info!(free = space.free, "the storage has space again");
             }
@@ -125,7 +142,9 @@ impl<S: Store> Engine<S> {
     fn plan_copies(&mut self) {
         for plan in copy_plan(&self.lava, self.me) {
             let handing = |slice: SliceId| {
-                self.owned.get(&slice).is_none_or(|owned| owned.handing.is_some())
+                self.owned
+                    .get(&slice)
+                    .is_none_or(|owned| owned.handing.is_some())
             };
             match plan {
                 CopyPlan::Add { slice, volcano } if !handing(slice) => {
@@ -159,8 +178,11 @@ impl<S: Store> Engine<S> {
     /// Drives what is unfinished in our slices: after a start everything, later only what no
     /// transaction here is about.
     fn settle_all(&mut self, start: bool) -> StoreResult<()> {
-        let ranges: Vec<(SliceId, Key, Key)> =
-            self.owned.values().map(|owned| (owned.id, owned.start, owned.end)).collect();
+        let ranges: Vec<(SliceId, Key, Key)> = self
+            .owned
+            .values()
+            .map(|owned| (owned.id, owned.start, owned.end))
+            .collect();
         for (slice, start_key, end) in ranges {
             for key in self.store.unsettled(start_key, end, UNSETTLED_AT_A_TIME)? {
                 self.settle(key)?;
@@ -170,14 +192,18 @@ impl<S: Store> Engine<S> {
                     self.drive_outbox(&row)?;
                 }
             }
-            if self.owned.get(&slice).is_some_and(|o| o.start <= ROOT && ROOT <= o.end)
+            if self
+                .owned
+                .get(&slice)
+                .is_some_and(|o| o.start <= ROOT && ROOT <= o.end)
                 && let Some((tx, decider)) = self.rename_lock()?
                 && self.is_overdue(ROOT)
             {
                 self.resolve(ROOT, tx, decider);
             }
         }
-        self.seen_unsettled.retain(|_, seen| *seen == self.rounds || *seen + 1 == self.rounds);
+        self.seen_unsettled
+            .retain(|_, seen| *seen == self.rounds || *seen + 1 == self.rounds);
         self.rounds += 1;
         Ok(())
     }
@@ -194,7 +220,9 @@ impl<S: Store> Engine<S> {
         if !self.is_overdue(key) {
             return Ok(());
         }
-        let Some(row) = self.cache.flare(&self.store, key)? else { return Ok(()) };
+        let Some(row) = self.cache.flare(&self.store, key)? else {
+            return Ok(());
+        };
         for link in self.cache.links(&self.store, key)? {
             match link.state {
                 LinkState::Settled => {}
@@ -263,8 +291,14 @@ impl<S: Store> Engine<S> {
 
     /// For each slice owned or copied here: the last operation.
     pub fn positions(&self) -> Vec<(SliceId, crate::ids::Stamp)> {
-        let owned = self.owned.values().map(|owned| (owned.id, self.lava.epoch, owned.last));
-        let held = self.held.iter().map(|(id, held)| (*id, held.position.0, held.position.1));
+        let owned = self
+            .owned
+            .values()
+            .map(|owned| (owned.id, self.lava.epoch, owned.last));
+        let held = self
+            .held
+            .iter()
+            .map(|(id, held)| (*id, held.position.0, held.position.1));
         owned
             .chain(held)
             .map(|(id, epoch, seq)| (id, crate::ids::Stamp(id, epoch, seq)))

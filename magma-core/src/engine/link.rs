@@ -1,9 +1,9 @@
 //! Link: another name for a flare, driven at the flare's owner as a create is.
 
+use super::Engine;
 use super::request::{RequestState, Step};
 use super::steps::Inserting;
 use super::transactions::Kind as TxKind;
-use super::Engine;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, FlareRow, LinkRow, LinkState, Name};
@@ -41,7 +41,11 @@ impl<S: Store> Engine<S> {
             return Step::parks(key);
         }
         let links = self.cache.links(&self.store, key)?;
-        match links.iter().find(|l| l.parent == parent && l.name == name).map(|l| &l.state) {
+        match links
+            .iter()
+            .find(|l| l.parent == parent && l.name == name)
+            .map(|l| &l.state)
+        {
             None => {}
             Some(LinkState::Settled) => return Step::err(OpError::Exists),
             Some(LinkState::Nascent(by)) if *by == tx => {
@@ -61,7 +65,11 @@ impl<S: Store> Engine<S> {
         let cred = state.request.cred.clone();
         let attr = Attr::of(&row, 0);
         let row = self.with_count(slice, row, 1);
-        if self.lava.slice_of(parent.key()).is_some_and(|s| s.id == slice) {
+        if self
+            .lava
+            .slice_of(parent.key())
+            .is_some_and(|s| s.id == slice)
+        {
             let mut effects = match self.insert_entry(parent, &name, &attr, &cred, false)? {
                 Inserting::Refused(error) => return Step::err(error),
                 Inserting::Parks => return Step::parks(parent.key()),
@@ -69,15 +77,25 @@ impl<S: Store> Engine<S> {
                 Inserting::Effects(effects, _) => effects,
             };
             let answer = Answer::Attr(Box::new(Attr::of(&row, self.store.blocks(&row)?)));
-            let link = LinkRow { parent, name, state: LinkState::Settled };
+            let link = LinkRow {
+                parent,
+                name,
+                state: LinkState::Settled,
+            };
             effects.push(Effect::PutFlare(Box::new(row)));
             effects.push(Effect::PutLink(key, Box::new(link)));
             self.commit_answer(state, effects, &answer)?;
             return Step::ok(answer);
         }
-        let link = LinkRow { parent, name: name.clone(), state: LinkState::Nascent(tx) };
-        let effects =
-            vec![Effect::PutFlare(Box::new(row)), Effect::PutLink(key, Box::new(link))];
+        let link = LinkRow {
+            parent,
+            name: name.clone(),
+            state: LinkState::Nascent(tx),
+        };
+        let effects = vec![
+            Effect::PutFlare(Box::new(row)),
+            Effect::PutLink(key, Box::new(link)),
+        ];
         let gate = self.commit(slice, effects)?;
         let body = StepBody::Insert {
             dir: parent,
@@ -87,7 +105,11 @@ impl<S: Store> Engine<S> {
             inherit: false,
         };
         Step::waits(move |engine, state| {
-            let kind = TxKind::Link { flare, parent, name };
+            let kind = TxKind::Link {
+                flare,
+                parent,
+                name,
+            };
             engine.begin_tx(tx, Some(state), slice, gate, kind);
             engine.tx_step(tx, key, parent.key(), body);
             Ok(())
@@ -111,8 +133,15 @@ impl<S: Store> Engine<S> {
         let (answer, mut effects) = match result {
             Ok(_) => {
                 let answer = Answer::Attr(Box::new(Attr::of(&row, self.store.blocks(&row)?)));
-                let link = LinkRow { parent, name, state: LinkState::Settled };
-                (Ok(answer), vec![Effect::PutLink(flare.key(), Box::new(link))])
+                let link = LinkRow {
+                    parent,
+                    name,
+                    state: LinkState::Settled,
+                };
+                (
+                    Ok(answer),
+                    vec![Effect::PutLink(flare.key(), Box::new(link))],
+                )
             }
             Err(error) => {
                 let row = self.with_count(slice, row, -1);
@@ -126,7 +155,9 @@ impl<S: Store> Engine<S> {
         effects.extend(state.as_ref().and_then(|state| state.reply_row(&answer)));
         let seq = self.commit(slice, effects)?;
         self.wake_key(flare.key());
-        let Some(mut state) = state else { return Ok(()) };
+        let Some(mut state) = state else {
+            return Ok(());
+        };
         state.gate = state.gate.max(seq);
         self.finish_op(state, answer)
     }

@@ -34,7 +34,10 @@ impl Parking {
         }
         self.count += 1;
         let limit = now.plus_ms(PARK_LIMIT_MS);
-        self.waiting.entry(wait).or_default().push_back((limit, work));
+        self.waiting
+            .entry(wait)
+            .or_default()
+            .push_back((limit, work));
         Ok(())
     }
 
@@ -52,7 +55,9 @@ impl Parking {
             .range(Wait::Epoch(Epoch(0))..=Wait::Epoch(epoch))
             .map(|(wait, _)| *wait)
             .collect();
-        due.into_iter().flat_map(|wait| self.wake(wait).collect::<Vec<_>>()).collect()
+        due.into_iter()
+            .flat_map(|wait| self.wake(wait).collect::<Vec<_>>())
+            .collect()
     }
 
     /// Takes out everything that has waited too long.

@@ -12,10 +12,10 @@
 //! A directory that moves between parents first takes the network-wide rename lock at the
 //! root's owner and then walks up from the destination, so that no cycle can form.
 
+use super::Engine;
 use super::held::local_name;
 use super::request::{RequestState, Step};
 use super::transactions::Kind as TxKind;
-use super::Engine;
 use crate::effect::Effect;
 use crate::error::OpError;
 use crate::flare::{Decision, EntryRow, FlareRow, Kind, Name, OutboxRow};
@@ -61,7 +61,15 @@ const DEPTH_MAX: u32 = 4096;
 
 impl<S: Store> Engine<S> {
     pub(super) fn rename(&mut self, state: &mut RequestState, op: Op) -> StoreResult<Step<S>> {
-        let Op::Rename { from_dir, from_name, moved, moved_kind, to_dir, to_name, mode } = op
+        let Op::Rename {
+            from_dir,
+            from_name,
+            moved,
+            moved_kind,
+            to_dir,
+            to_name,
+            mode,
+        } = op
         else {
             return Step::err(OpError::Invalid);
         };
@@ -79,12 +87,15 @@ impl<S: Store> Engine<S> {
         }
         let place = (to_dir.key(), to_name.clone());
         let entry = self.store.entry(to_dir.key(), &to_name)?;
-        if self.holds.contains_key(&place) || entry.as_ref().is_some_and(|e| e.prepared.is_some())
-        {
+        if self.holds.contains_key(&place) || entry.as_ref().is_some_and(|e| e.prepared.is_some()) {
             return Step::err(OpError::Conflict);
         }
         let same_dir = from_dir == to_dir;
-        let source = if same_dir { self.store.entry(to_dir.key(), &from_name)? } else { None };
+        let source = if same_dir {
+            self.store.entry(to_dir.key(), &from_name)?
+        } else {
+            None
+        };
         if same_dir {
             match &source {
                 None => return Step::err(OpError::NotFound),
@@ -143,12 +154,14 @@ impl<S: Store> Engine<S> {
         Step::waits(move |engine, state| {
             engine.holds.insert(place, tx);
             if same_dir {
-                engine.holds.insert((to_dir.key(), rename.from_name.clone()), tx);
+                engine
+                    .holds
+                    .insert((to_dir.key(), rename.from_name.clone()), tx);
             }
             let moves_dir = moved_kind == Kind::Directory
-                || rename.victim.is_some_and(|(_, kind)| {
-                    rename.exchange && kind == Kind::Directory
-                });
+                || rename
+                    .victim
+                    .is_some_and(|(_, kind)| rename.exchange && kind == Kind::Directory);
             let kind = TxKind::Rename(Box::new(rename));
             engine.begin_tx(tx, Some(state), slice, gate, kind);
             if moves_dir && !same_dir {
@@ -169,7 +182,9 @@ impl<S: Store> Engine<S> {
 
     /// Phase 1: asks every holder.
     fn prepare(&mut self, tx: TxId) {
-        let Some(rename) = self.rename_mut(tx) else { return };
+        let Some(rename) = self.rename_mut(tx) else {
+            return;
+        };
         let (from, to) = (
             (rename.from_dir, rename.from_name.clone()),
             (rename.to_dir, rename.to_name.clone()),
@@ -195,7 +210,11 @@ impl<S: Store> Engine<S> {
                 }
             } else {
                 let by_dir = rename.moved_kind == Kind::Directory;
-                StepBody::PrepareVictim { flare: victim, link: to.clone(), by_dir }
+                StepBody::PrepareVictim {
+                    flare: victim,
+                    link: to.clone(),
+                    by_dir,
+                }
             };
             steps.push((victim.key(), body));
         }
@@ -219,7 +238,9 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn rename_step_done(&mut self, done: StepDone) -> StoreResult<()> {
         let tx = done.tx;
-        let Some(rename) = self.rename_mut(tx) else { return Ok(()) };
+        let Some(rename) = self.rename_mut(tx) else {
+            return Ok(());
+        };
         match (done.step, done.result) {
             (StepName::LockRename, Ok(_)) => {
                 rename.locked = true;
@@ -271,11 +292,16 @@ impl<S: Store> Engine<S> {
             }
         }
         // Another hold was answered: decide when all are in.
-        let all_in = self.pending.get(&tx).is_some_and(|pending| pending.outstanding.is_empty());
+        let all_in = self
+            .pending
+            .get(&tx)
+            .is_some_and(|pending| pending.outstanding.is_empty());
         if !all_in {
             return Ok(());
         }
-        let Some(rename) = self.rename_mut(tx) else { return Ok(()) };
+        let Some(rename) = self.rename_mut(tx) else {
+            return Ok(());
+        };
         if rename.only_owner && rename.moved_uid != Some(rename.cred.uid) {
             rename.failed.get_or_insert(OpError::NotPermitted);
         }
@@ -287,11 +313,16 @@ impl<S: Store> Engine<S> {
 
     /// Phase 2: the decision, with everything that depends on it at this key.
     fn decide_rename(&mut self, tx: TxId) -> StoreResult<()> {
-        let Some(pending) = self.pending.get(&tx) else { return Ok(()) };
+        let Some(pending) = self.pending.get(&tx) else {
+            return Ok(());
+        };
         let (slice, TxKind::Rename(rename)) = (pending.slice, &pending.kind) else {
             return Ok(());
         };
-        let reply = pending.state.as_ref().and_then(|s| s.reply_row(&Ok(Answer::Done)));
+        let reply = pending
+            .state
+            .as_ref()
+            .and_then(|s| s.reply_row(&Ok(Answer::Done)));
         let (dir, from_dir) = (rename.to_dir, rename.from_dir);
         let (from_name, to_name) = (rename.from_name.clone(), rename.to_name.clone());
         let (moved, victim) = ((rename.moved, rename.moved_kind), rename.victim);
@@ -378,13 +409,19 @@ impl<S: Store> Engine<S> {
     /// Gives up: without a record of a decision, whoever asks is told "no".
     fn abort_rename(&mut self, tx: TxId) -> StoreResult<()> {
         self.unhold(tx);
-        let Some(rename) = self.rename_mut(tx) else { return Ok(()) };
+        let Some(rename) = self.rename_mut(tx) else {
+            return Ok(());
+        };
         let error = rename.failed.clone().unwrap_or(OpError::Conflict);
         rename.decided = true;
         let key = rename.to_dir.key();
         self.tell_holders(tx, Decision::Aborted);
         self.wake_key(key);
-        match self.pending.get_mut(&tx).and_then(|pending| pending.state.take()) {
+        match self
+            .pending
+            .get_mut(&tx)
+            .and_then(|pending| pending.state.take())
+        {
             // An error is not kept as the slot's reply: nothing has happened, and the client
             // may ask again.
             Some(state) => self.finish_op(state, Err(error)),
@@ -394,7 +431,9 @@ impl<S: Store> Engine<S> {
 
     /// Phase 3: tells every holder, and gives the network-wide lock back.
     fn tell_holders(&mut self, tx: TxId, decision: Decision) {
-        let Some(rename) = self.rename_mut(tx) else { return };
+        let Some(rename) = self.rename_mut(tx) else {
+            return;
+        };
         let (holders, locked, driver) =
             (rename.holders.clone(), rename.locked, rename.to_dir.key());
         for key in &holders {
@@ -410,12 +449,16 @@ impl<S: Store> Engine<S> {
 
     /// A holder has finished: when all have, the decision may be forgotten.
     fn finished(&mut self, tx: TxId) -> StoreResult<()> {
-        let Some(pending) = self.pending.get(&tx) else { return Ok(()) };
+        let Some(pending) = self.pending.get(&tx) else {
+            return Ok(());
+        };
         if !pending.outstanding.is_empty() {
             return Ok(());
         }
         let slice = pending.slice;
-        let TxKind::Rename(rename) = &pending.kind else { return Ok(()) };
+        let TxKind::Rename(rename) = &pending.kind else {
+            return Ok(());
+        };
         let dir = rename.to_dir.key();
         let committed = rename.failed.is_none();
         let mut told: Vec<Key> = rename.holders.clone();
@@ -424,8 +467,10 @@ impl<S: Store> Engine<S> {
         }
         self.pending.remove(&tx);
         if committed {
-            let mut effects: Vec<Effect> =
-                told.into_iter().map(|to| Effect::DropOutbox(dir, tx, to)).collect();
+            let mut effects: Vec<Effect> = told
+                .into_iter()
+                .map(|to| Effect::DropOutbox(dir, tx, to))
+                .collect();
             effects.push(Effect::DropDecision(dir, tx));
             self.commit(slice, effects)?;
         }
@@ -442,9 +487,13 @@ impl<S: Store> Engine<S> {
             tracing::error!(target: "magma::g", key = %row.key, tx = %row.tx, "a row of the outbox cannot be read");
             return Ok(());
         };
-        let Some(slice) = self.lava.slice_of(row.key).map(|s| s.id) else { return Ok(()) };
+        let Some(slice) = self.lava.slice_of(row.key).map(|s| s.id) else {
+            return Ok(());
+        };
         if !self.pending.contains_key(&row.tx) {
-            let Some(dir) = self.cache.flare(&self.store, row.key)? else { return Ok(()) };
+            let Some(dir) = self.cache.flare(&self.store, row.key)? else {
+                return Ok(());
+            };
             let nothing = FlareRef::default();
             let rename = RenameTx {
                 from_dir: nothing,
@@ -482,7 +531,14 @@ fn put_entry(
     cookie: u64,
     version: crate::ids::Stamp,
 ) -> Effect {
-    let entry = EntryRow { name, child, kind, cookie, version, prepared: None };
+    let entry = EntryRow {
+        name,
+        child,
+        kind,
+        cookie,
+        version,
+        prepared: None,
+    };
     Effect::PutEntry(dir.key(), Box::new(entry))
 }
 

@@ -2,9 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::Engine;
 use super::event::{Action, Origin, Outcome, Release, Work};
 use super::parking::Wait;
-use super::Engine;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::ReplyRow;
@@ -42,7 +42,12 @@ impl RequestState {
     /// The transaction of the operation that is being done.
     pub(super) fn tx(&self) -> TxId {
         let step = self.results.len().min(usize::from(u8::MAX)) as u8;
-        TxId(self.request.session, self.request.slot, self.request.seq, step)
+        TxId(
+            self.request.session,
+            self.request.slot,
+            self.request.seq,
+            step,
+        )
     }
 
     fn op(&self) -> Option<&Op> {
@@ -213,24 +218,49 @@ impl<S: Store> Engine<S> {
             Op::GetAttrs(flares) => self.get_attrs(state, &flares)?,
             Op::SetAttr(flare, set) => self.set_attr(state, flare, &set)?,
             Op::Create { parent, name, new } => return self.create(state, parent, name, new),
-            Op::Link { flare, parent, name } => return self.link(state, flare, parent, name),
-            Op::Unlink { flare, parent, name } => {
+            Op::Link {
+                flare,
+                parent,
+                name,
+            } => return self.link(state, flare, parent, name),
+            Op::Unlink {
+                flare,
+                parent,
+                name,
+            } => {
                 return self.unlink(state, flare, parent, name, false);
             }
-            Op::Rmdir { flare, parent, name } => {
+            Op::Rmdir {
+                flare,
+                parent,
+                name,
+            } => {
                 return self.unlink(state, flare, parent, name, true);
             }
             rename @ Op::Rename { .. } => return self.rename(state, rename),
-            Op::Open { flare, read, write, truncate } => {
-                self.open(state, flare, read, write, truncate)?
-            }
+            Op::Open {
+                flare,
+                read,
+                write,
+                truncate,
+            } => self.open(state, flare, read, write, truncate)?,
             Op::Close(flare) => self.close(state, flare)?,
             Op::Read { flare, offset, len } => return self.read(state, flare, offset, len),
-            Op::Write { flare, offset, len, append, sync } => {
+            Op::Write {
+                flare,
+                offset,
+                len,
+                append,
+                sync,
+            } => {
                 return self.write(state, flare, offset, len, append, sync);
             }
             Op::Fsync { flare, data_only } => return self.fsync(state, flare, data_only),
-            Op::ReadDir { dir, after, max_bytes } => {
+            Op::ReadDir {
+                dir,
+                after,
+                max_bytes,
+            } => {
                 return self.read_dir(state, dir, after, max_bytes);
             }
             Op::ReadLink(flare) => self.read_link(state, flare)?,
@@ -277,7 +307,10 @@ impl<S: Store> Engine<S> {
             1 => state.out.into_iter().next().unwrap_or_default(),
             _ => {
                 let mut all = BytesMut::new();
-                state.out.iter().for_each(|piece| all.extend_from_slice(piece));
+                state
+                    .out
+                    .iter()
+                    .for_each(|piece| all.extend_from_slice(piece));
                 all.freeze()
             }
         };
@@ -289,7 +322,11 @@ impl<S: Store> Engine<S> {
             lease: None,
         };
         let token = state.origin.token;
-        let release = Release::Reply { token, reply: Box::new(reply), payload };
+        let release = Release::Reply {
+            token,
+            reply: Box::new(reply),
+            payload,
+        };
         self.release_at(state.slice, gate, release);
     }
 

@@ -37,13 +37,29 @@ impl<S: Store> Engine<S> {
             let payload: Vec<Bytes> = records.iter().flat_map(Record::payload).cloned().collect();
             let last = targets.pop();
             for to in targets {
-                let message = PeerMessage::Ship { slice, epoch, records: records.clone() };
+                let message = PeerMessage::Ship {
+                    slice,
+                    epoch,
+                    records: records.clone(),
+                };
                 let payload = payload.clone();
-                self.actions.push(Action::Send { to, message: Box::new(message), payload });
+                self.actions.push(Action::Send {
+                    to,
+                    message: Box::new(message),
+                    payload,
+                });
             }
             if let Some(to) = last {
-                let message = PeerMessage::Ship { slice, epoch, records };
-                self.actions.push(Action::Send { to, message: Box::new(message), payload });
+                let message = PeerMessage::Ship {
+                    slice,
+                    epoch,
+                    records,
+                };
+                self.actions.push(Action::Send {
+                    to,
+                    message: Box::new(message),
+                    payload,
+                });
             }
         }
     }
@@ -55,9 +71,13 @@ impl<S: Store> Engine<S> {
         slice: SliceId,
         seq: Seq,
     ) -> StoreResult<()> {
-        let Some(owned) = self.owned.get_mut(&slice) else { return Ok(()) };
+        let Some(owned) = self.owned.get_mut(&slice) else {
+            return Ok(());
+        };
         let last = owned.last;
-        let Some(copy) = owned.copies.get_mut(&from) else { return Ok(()) };
+        let Some(copy) = owned.copies.get_mut(&from) else {
+            return Ok(());
+        };
         if seq > last {
             tracing::warn!(target: "magma::r", %slice, %seq, %last, "a copy acknowledges what was never decided");
             return Ok(());
@@ -79,10 +99,18 @@ impl<S: Store> Engine<S> {
         slice: SliceId,
         have: Option<(Epoch, Seq)>,
     ) -> StoreResult<()> {
-        let in_sync = self.lava.slice(slice).and_then(|s| s.copy_on(from)).map(|c| c.in_sync);
-        let Some(owned) = self.owned.get_mut(&slice) else { return Ok(()) };
+        let in_sync = self
+            .lava
+            .slice(slice)
+            .and_then(|s| s.copy_on(from))
+            .map(|c| c.in_sync);
+        let Some(owned) = self.owned.get_mut(&slice) else {
+            return Ok(());
+        };
         let last = owned.last;
-        let Some(copy) = owned.copies.get_mut(&from) else { return Ok(()) };
+        let Some(copy) = owned.copies.get_mut(&from) else {
+            return Ok(());
+        };
         match (in_sync, have) {
             (Some(true), Some((_, seq))) if seq <= last => {
                 copy.acked = seq;
@@ -94,7 +122,10 @@ impl<S: Store> Engine<S> {
                 // filled anew, which only a change of the lava may begin.
                 tracing::warn!(target: "magma::r", %slice, ?have, %last, volcano = %self.lava.nick(from),
                     "a copy does not fit its owner's history and is filled anew");
-                self.propose(Change::RemoveCopy { slice, volcano: from });
+                self.propose(Change::RemoveCopy {
+                    slice,
+                    volcano: from,
+                });
                 Ok(())
             }
             (Some(false), _) => self.begin_fill(from, slice),
@@ -108,10 +139,16 @@ impl<S: Store> Engine<S> {
         // What this batch has decided so far goes to the copies that are live already; this
         // one finds it in the journal.
         self.flush_ships();
-        let Some(owned) = self.owned.get(&slice) else { return Ok(()) };
+        let Some(owned) = self.owned.get(&slice) else {
+            return Ok(());
+        };
         let last = owned.last;
-        let Some(copy) = owned.copies.get(&to) else { return Ok(()) };
-        let Stream::CatchingUp(sent) = copy.stream else { return Ok(()) };
+        let Some(copy) = owned.copies.get(&to) else {
+            return Ok(());
+        };
+        let Stream::CatchingUp(sent) = copy.stream else {
+            return Ok(());
+        };
         let Some(records) = self.store.journal_after(slice, sent, CATCH_UP_BATCH)? else {
             tracing::warn!(target: "magma::r", %slice, %sent, volcano = %self.lava.nick(to),
                 "the journal does not reach back far enough: the copy is filled anew");
@@ -119,13 +156,28 @@ impl<S: Store> Engine<S> {
             return Ok(());
         };
         let reached = records.last().map_or(sent, |record| record.seq);
-        if let Some(copy) = self.owned.get_mut(&slice).and_then(|o| o.copies.get_mut(&to)) {
-            copy.stream =
-                if reached >= last { Stream::Live } else { Stream::CatchingUp(reached) };
+        if let Some(copy) = self
+            .owned
+            .get_mut(&slice)
+            .and_then(|o| o.copies.get_mut(&to))
+        {
+            copy.stream = if reached >= last {
+                Stream::Live
+            } else {
+                Stream::CatchingUp(reached)
+            };
         }
         let payload = records.iter().flat_map(Record::payload).cloned().collect();
-        let message = PeerMessage::Ship { slice, epoch: self.lava.epoch, records };
-        self.act(Action::Send { to, message: Box::new(message), payload });
+        let message = PeerMessage::Ship {
+            slice,
+            epoch: self.lava.epoch,
+            records,
+        };
+        self.act(Action::Send {
+            to,
+            message: Box::new(message),
+            payload,
+        });
         Ok(())
     }
 
@@ -157,7 +209,9 @@ impl<S: Store> Engine<S> {
             self.clock.receive(record.clock, self.now.wall_nanos);
             self.apply_shipped(from, slice, record)?;
         }
-        let Some(held) = self.held.get(&slice) else { return Ok(()) };
+        let Some(held) = self.held.get(&slice) else {
+            return Ok(());
+        };
         if held.whole {
             let (epoch, seq) = held.position;
             self.send(from, PeerMessage::ShipAck { slice, epoch, seq });
@@ -171,7 +225,9 @@ impl<S: Store> Engine<S> {
         slice: SliceId,
         record: Record,
     ) -> StoreResult<()> {
-        let Some(held) = self.held.get_mut(&slice) else { return Ok(()) };
+        let Some(held) = self.held.get_mut(&slice) else {
+            return Ok(());
+        };
         if held.whole {
             if record.seq <= held.position.1 {
                 return Ok(());
@@ -223,8 +279,10 @@ impl<S: Store> Engine<S> {
         // As an owner: what was on the way when the connection broke may be lost.
         let slices: Vec<SliceId> = self.owned.keys().copied().collect();
         for slice in slices {
-            let Some(copy) =
-                self.owned.get_mut(&slice).and_then(|owned| owned.copies.get_mut(&volcano))
+            let Some(copy) = self
+                .owned
+                .get_mut(&slice)
+                .and_then(|owned| owned.copies.get_mut(&volcano))
             else {
                 continue;
             };

@@ -128,8 +128,16 @@ impl Owned {
     /// Computes what is acknowledged now, and takes out what waited for it. An operation
     /// counts when it is committed here and every copy that counts has applied it.
     pub(super) fn advance(&mut self) -> Vec<Release> {
-        let slowest = self.copies.values().filter(|copy| copy.counts).map(|copy| copy.acked).min();
-        self.acked = self.committed.min(slowest.unwrap_or(self.committed)).max(self.acked);
+        let slowest = self
+            .copies
+            .values()
+            .filter(|copy| copy.counts)
+            .map(|copy| copy.acked)
+            .min();
+        self.acked = self
+            .committed
+            .min(slowest.unwrap_or(self.committed))
+            .max(self.acked);
         while let Some((seq, _, _)) = self.unacked.front() {
             if *seq > self.acked {
                 break;
@@ -144,7 +152,10 @@ impl Owned {
             }
         }
         let later = self.waiting.split_off(&self.acked.next());
-        std::mem::replace(&mut self.waiting, later).into_values().flatten().collect()
+        std::mem::replace(&mut self.waiting, later)
+            .into_values()
+            .flatten()
+            .collect()
     }
 
     /// Whether nothing waits for an acknowledgement.
@@ -154,6 +165,9 @@ impl Owned {
 
     /// Takes out everything that waits, acknowledged or not: the slice has another owner.
     pub(super) fn abandon(&mut self) -> Vec<Release> {
-        std::mem::take(&mut self.waiting).into_values().flatten().collect()
+        std::mem::take(&mut self.waiting)
+            .into_values()
+            .flatten()
+            .collect()
     }
 }

@@ -5,9 +5,9 @@
 //! remembered as long as the slot's request may still be on its way, so that an insert that
 //! was refused, and whose flare was dropped, never succeeds later.
 
+use super::Engine;
 use super::event::{Release, Work};
 use super::parking::Wait;
-use super::Engine;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, Decision, EntryRow, FlareRow, Kind, LinkState, Name};
@@ -54,32 +54,41 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         match step.body.clone() {
-            StepBody::Insert { dir, name, attr, cred, inherit } => {
-                self.insert_step(from, slice, step, dir, &name, &attr, &cred, inherit)
-            }
-            StepBody::Remove { dir, name, child, kind, child_uid, cred } => {
-                match self.remove_entry(dir, &name, child, kind, child_uid, &cred)? {
-                    Removing::Refused(error) => {
-                        self.step_failed(from, &step, error);
-                        Ok(())
-                    }
-                    Removing::Parks => {
-                        self.park_step(from, step);
-                        Ok(())
-                    }
-                    Removing::Gone => {
-                        let seq = self.gate(slice, dir.key());
-                        self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Done));
-                        Ok(())
-                    }
-                    Removing::Effects(effects) => {
-                        let seq = self.commit(slice, effects)?;
-                        self.wake_key(dir.key());
-                        self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Done));
-                        Ok(())
-                    }
+            StepBody::Insert {
+                dir,
+                name,
+                attr,
+                cred,
+                inherit,
+            } => self.insert_step(from, slice, step, dir, &name, &attr, &cred, inherit),
+            StepBody::Remove {
+                dir,
+                name,
+                child,
+                kind,
+                child_uid,
+                cred,
+            } => match self.remove_entry(dir, &name, child, kind, child_uid, &cred)? {
+                Removing::Refused(error) => {
+                    self.step_failed(from, &step, error);
+                    Ok(())
                 }
-            }
+                Removing::Parks => {
+                    self.park_step(from, step);
+                    Ok(())
+                }
+                Removing::Gone => {
+                    let seq = self.gate(slice, dir.key());
+                    self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Done));
+                    Ok(())
+                }
+                Removing::Effects(effects) => {
+                    let seq = self.commit(slice, effects)?;
+                    self.wake_key(dir.key());
+                    self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Done));
+                    Ok(())
+                }
+            },
             StepBody::PrepareEntry { .. }
             | StepBody::PrepareMove { .. }
             | StepBody::PrepareVictim { .. }
@@ -228,7 +237,10 @@ impl<S: Store> Engine<S> {
         if kind == Kind::Directory {
             row.nlink = row.nlink.saturating_sub(1).max(2);
         }
-        vec![Effect::PutFlare(Box::new(row)), Effect::DropEntry(dir, name.clone())]
+        vec![
+            Effect::PutFlare(Box::new(row)),
+            Effect::DropEntry(dir, name.clone()),
+        ]
     }
 
     /// A directory's row after a change of its entries.
@@ -268,12 +280,20 @@ impl<S: Store> Engine<S> {
 
     /// Whether a held directory is only moved (it has a link to come): inserts go on then.
     fn moves_only(&self, links: &[crate::flare::LinkRow]) -> bool {
-        links.iter().any(|link| matches!(link.state, LinkState::HeldNew(..)))
+        links
+            .iter()
+            .any(|link| matches!(link.state, LinkState::HeldNew(..)))
     }
 
     fn park_step(&mut self, from: VolcanoId, step: Step) {
         let wait = Wait::Key(step.key);
-        self.park(wait, Work::Step { from, step: Box::new(step) });
+        self.park(
+            wait,
+            Work::Step {
+                from,
+                step: Box::new(step),
+            },
+        );
     }
 
     /// Answers a step with an error, which waits for nothing: nothing was changed.
@@ -301,7 +321,14 @@ impl<S: Store> Engine<S> {
             clock: 0,
             result,
         };
-        self.release_at(slice, seq, Release::StepDone { to: from, done: Box::new(done) });
+        self.release_at(
+            slice,
+            seq,
+            Release::StepDone {
+                to: from,
+                done: Box::new(done),
+            },
+        );
     }
 }
 

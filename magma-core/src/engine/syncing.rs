@@ -7,9 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Engine;
 use super::event::{Action, Io, IoJob};
 use super::request::{RequestState, Step};
-use super::Engine;
 use crate::error::OpError;
 use crate::flare::Layout;
 use crate::ids::{FlareRef, Seq, SliceId, VolcanoId};
@@ -75,16 +75,36 @@ impl<S: Store> Engine<S> {
                 return Ok(());
             };
             let seq = owned.last;
-            let copies: BTreeSet<VolcanoId> =
-                owned.copies.iter().filter(|(_, c)| c.counts).map(|(id, _)| *id).collect();
+            let copies: BTreeSet<VolcanoId> = owned
+                .copies
+                .iter()
+                .filter(|(_, c)| c.counts)
+                .map(|(id, _)| *id)
+                .collect();
             let token = engine.token();
             // The operations of this batch go first, on the same lane.
             engine.flush_ships();
             for copy in &copies {
-                engine.send(*copy, PeerMessage::SyncTo { slice, flare, seq, token });
+                engine.send(
+                    *copy,
+                    PeerMessage::SyncTo {
+                        slice,
+                        flare,
+                        seq,
+                        token,
+                    },
+                );
             }
-            let sync =
-                OwnerSync { state, answer, flare, slice, seq, local: false, copies, failed: false };
+            let sync = OwnerSync {
+                state,
+                answer,
+                flare,
+                slice,
+                seq,
+                local: false,
+                copies,
+                failed: false,
+            };
             engine.syncs.owner.insert(token, sync);
             engine.sync_here(token, flare)
         })
@@ -97,7 +117,10 @@ impl<S: Store> Engine<S> {
         if in_file && self.store.content().is_some() {
             let job = self.token();
             self.io.insert(job, Io::Sync(token));
-            self.act(Action::Io { job, io: IoJob::Sync { flare } });
+            self.act(Action::Io {
+                job,
+                io: IoJob::Sync { flare },
+            });
         } else {
             if in_file {
                 self.store.sync_content(flare)?;
@@ -115,7 +138,14 @@ impl<S: Store> Engine<S> {
             // As a copy: say so instead of answering.
             if let Some(sync) = self.syncs.copy.remove(&token) {
                 let (slice, token) = (sync.slice, sync.token);
-                self.send(sync.owner, PeerMessage::Synced { slice, token, ok: false });
+                self.send(
+                    sync.owner,
+                    PeerMessage::Synced {
+                        slice,
+                        token,
+                        ok: false,
+                    },
+                );
             }
             return;
         }
@@ -131,7 +161,14 @@ impl<S: Store> Engine<S> {
                 self.finish_sync(token);
             } else if let Some(sync) = self.syncs.copy.remove(&token) {
                 let (slice, token) = (sync.slice, sync.token);
-                self.send(sync.owner, PeerMessage::Synced { slice, token, ok: true });
+                self.send(
+                    sync.owner,
+                    PeerMessage::Synced {
+                        slice,
+                        token,
+                        ok: true,
+                    },
+                );
             }
         }
     }
@@ -146,14 +183,24 @@ impl<S: Store> Engine<S> {
         seq: Seq,
         token: u64,
     ) -> StoreResult<()> {
-        let there = self.held.get(&slice).is_some_and(|h| h.whole && h.position.1 >= seq);
+        let there = self
+            .held
+            .get(&slice)
+            .is_some_and(|h| h.whole && h.position.1 >= seq);
         if !there {
             // Operations were lost with a connection: the owner asks again after it has sent
             // them again.
             return Ok(());
         }
         let ours = self.token();
-        self.syncs.copy.insert(ours, CopySync { owner, slice, token });
+        self.syncs.copy.insert(
+            ours,
+            CopySync {
+                owner,
+                slice,
+                token,
+            },
+        );
         self.sync_here(ours, flare)
     }
 
@@ -175,14 +222,17 @@ impl<S: Store> Engine<S> {
         if !done {
             return;
         }
-        let Some(mut sync) = self.syncs.owner.remove(&token) else { return };
+        let Some(mut sync) = self.syncs.owner.remove(&token) else {
+            return;
+        };
         if sync.failed {
             self.refuse(*sync.state, OpError::Io);
             return;
         }
         sync.state.gate = sync.state.gate.max(sync.seq);
         sync.state.results.push(Ok(sync.answer));
-        self.local.push_back(super::event::Work::Request(sync.state));
+        self.local
+            .push_back(super::event::Work::Request(sync.state));
     }
 
     /// What a broken connection may have swallowed is asked again.
@@ -211,7 +261,9 @@ impl<S: Store> Engine<S> {
         for (token, sync) in &mut self.syncs.owner {
             let counting = owned.get(&sync.slice);
             sync.copies.retain(|id| {
-                counting.and_then(|o| o.copies.get(id)).is_some_and(|copy| copy.counts)
+                counting
+                    .and_then(|o| o.copies.get(id))
+                    .is_some_and(|copy| copy.counts)
             });
             done.push(*token);
         }
@@ -222,8 +274,12 @@ impl<S: Store> Engine<S> {
 
     /// Fsyncs whose copies have not answered for a while are asked again.
     pub(super) fn remind_syncs(&mut self) {
-        let waiting: BTreeSet<VolcanoId> =
-            self.syncs.owner.values().flat_map(|sync| sync.copies.iter().copied()).collect();
+        let waiting: BTreeSet<VolcanoId> = self
+            .syncs
+            .owner
+            .values()
+            .flat_map(|sync| sync.copies.iter().copied())
+            .collect();
         for volcano in waiting {
             if self.up.contains(&volcano) {
                 self.resend_syncs(volcano);

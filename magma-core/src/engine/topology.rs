@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Engine;
 use super::parking::Wait;
 use super::slices::{Copy, Held, Owned, Stream};
-use super::Engine;
 use crate::effect::Effect;
 use crate::ids::{Seq, SessionId, SliceId, VolcanoId};
 use crate::key::{Key, ROOT};
@@ -42,8 +42,17 @@ impl<S: Store> Engine<S> {
         let woken = self.parking.wake_epochs(epoch);
         self.local.extend(woken);
         if !first {
-            for session in self.lava.sessions.iter().map(|session| session.id).collect::<Vec<_>>() {
-                self.act(super::Action::Tell { session, message: ToClient::LavaChanged(epoch) });
+            for session in self
+                .lava
+                .sessions
+                .iter()
+                .map(|session| session.id)
+                .collect::<Vec<_>>()
+            {
+                self.act(super::Action::Tell {
+                    session,
+                    message: ToClient::LavaChanged(epoch),
+                });
             }
         }
         Ok(())
@@ -68,10 +77,14 @@ impl<S: Store> Engine<S> {
                 }
             }
         }
-        let Some(owned) = self.owned.get_mut(&slice.id) else { return Ok(()) };
+        let Some(owned) = self.owned.get_mut(&slice.id) else {
+            return Ok(());
+        };
         (owned.start, owned.end) = (slice.start, slice.end);
         let acked = owned.acked;
-        owned.copies.retain(|volcano, _| slice.copy_on(*volcano).is_some());
+        owned
+            .copies
+            .retain(|volcano, _| slice.copy_on(*volcano).is_some());
         for copy in &slice.copies {
             let known = owned.copies.entry(copy.volcano).or_insert(Copy {
                 acked,
@@ -93,15 +106,26 @@ impl<S: Store> Engine<S> {
     /// of the old slice, so that its copies cut at the same point of its history.
     fn cut_owned(&mut self, from: SliceId, slice: &Slice) -> StoreResult<()> {
         let epoch = self.lava.epoch;
-        let effect =
-            Effect::Cut { to: slice.id, start: slice.start, end: slice.end, epoch };
+        let effect = Effect::Cut {
+            to: slice.id,
+            start: slice.start,
+            end: slice.end,
+            epoch,
+        };
         self.commit(from, vec![effect])?;
         let mut copies = BTreeMap::new();
         if let Some(old) = self.owned.get(&from) {
             for (volcano, copy) in &old.copies {
                 let live = copy.counts && matches!(copy.stream, Stream::Live);
                 let stream = if live { Stream::Live } else { Stream::Down };
-                copies.insert(*volcano, Copy { acked: Seq(0), counts: copy.counts, stream });
+                copies.insert(
+                    *volcano,
+                    Copy {
+                        acked: Seq(0),
+                        counts: copy.counts,
+                        stream,
+                    },
+                );
             }
         }
         let mut owned = Owned::new(slice.id, slice.start, slice.end, Seq(0));
@@ -119,8 +143,13 @@ impl<S: Store> Engine<S> {
             for release in owned.abandon() {
                 self.release(release);
             }
-            let held =
-                Held { owner: slice.owner, position, whole: true, cursor: None, attached: false };
+            let held = Held {
+                owner: slice.owner,
+                position,
+                whole: true,
+                cursor: None,
+                attached: false,
+            };
             self.held.insert(slice.id, held);
             self.local.extend(self.parking.wake(Wait::Slice(slice.id)));
         }
@@ -157,7 +186,9 @@ impl<S: Store> Engine<S> {
 
     /// As a copy: tells the owner what we hold.
     pub(super) fn attach(&mut self, slice: SliceId) {
-        let Some(held) = self.held.get(&slice) else { return };
+        let Some(held) = self.held.get(&slice) else {
+            return;
+        };
         if self.up.contains(&held.owner) {
             let (owner, have) = (held.owner, held.whole.then_some(held.position));
             self.send(owner, PeerMessage::ShipFrom { slice, have });
@@ -169,10 +200,17 @@ impl<S: Store> Engine<S> {
     fn leave_slices(&mut self, slices: &[Slice]) -> StoreResult<()> {
         let me = self.me;
         let mine = |id: &SliceId| {
-            slices.iter().any(|s| s.id == *id && (s.owner == me || s.copy_on(me).is_some()))
+            slices
+                .iter()
+                .any(|s| s.id == *id && (s.owner == me || s.copy_on(me).is_some()))
         };
-        let gone: Vec<SliceId> =
-            self.owned.keys().chain(self.held.keys()).filter(|id| !mine(id)).copied().collect();
+        let gone: Vec<SliceId> = self
+            .owned
+            .keys()
+            .chain(self.held.keys())
+            .filter(|id| !mine(id))
+            .copied()
+            .collect();
         for id in gone {
             if let Some(mut owned) = self.owned.remove(&id) {
                 for release in owned.abandon() {
@@ -202,7 +240,9 @@ impl<S: Store> Engine<S> {
 
     /// Deletes a bounded number of rows that are no longer ours.
     pub(super) fn clear_some(&mut self) -> StoreResult<()> {
-        let Some((id, start, end)) = self.clearing.last().copied() else { return Ok(()) };
+        let Some((id, start, end)) = self.clearing.last().copied() else {
+            return Ok(());
+        };
         let ours_again = self.lava.slices.iter().any(|slice| {
             slice.start <= end
                 && start <= slice.end

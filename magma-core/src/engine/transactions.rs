@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::Engine;
 use super::event::Release;
 use super::rename::RenameTx;
 use super::request::RequestState;
-use super::Engine;
 use crate::error::OpError;
 use crate::flare::Name;
 use crate::ids::{FlareRef, Seq, SliceId, TxId, VolcanoId};
@@ -37,11 +37,24 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub(super) enum Kind {
     /// The entry of a new flare is being inserted.
-    Create { flare: FlareRef, parent: FlareRef, name: Name, open: bool },
+    Create {
+        flare: FlareRef,
+        parent: FlareRef,
+        name: Name,
+        open: bool,
+    },
     /// The entry of another link is being inserted.
-    Link { flare: FlareRef, parent: FlareRef, name: Name },
+    Link {
+        flare: FlareRef,
+        parent: FlareRef,
+        name: Name,
+    },
     /// The entry of a link is being removed.
-    Unlink { flare: FlareRef, parent: FlareRef, name: Name },
+    Unlink {
+        flare: FlareRef,
+        parent: FlareRef,
+        name: Name,
+    },
     /// A rename, decided here.
     Rename(Box<RenameTx>),
     /// Rows of this key are held by a rename decided elsewhere: what was decided?
@@ -60,14 +73,34 @@ impl<S: Store> Engine<S> {
     ) {
         let send_again = self.now.moment.plus_ms(RESEND_MS);
         let outstanding = BTreeMap::new();
-        self.pending.insert(tx, Pending { slice, state, kind, outstanding, gate, send_again });
+        self.pending.insert(
+            tx,
+            Pending {
+                slice,
+                state,
+                kind,
+                outstanding,
+                gate,
+                send_again,
+            },
+        );
     }
 
     /// Sends a step of a pending transaction when its gate is acknowledged.
     pub(super) fn tx_step(&mut self, tx: TxId, driver: Key, key: Key, body: StepBody) {
-        let step = Step { tx, driver, key, clock: 0, body };
-        let Some(pending) = self.pending.get_mut(&tx) else { return };
-        pending.outstanding.insert((key, step.body.name()), step.clone());
+        let step = Step {
+            tx,
+            driver,
+            key,
+            clock: 0,
+            body,
+        };
+        let Some(pending) = self.pending.get_mut(&tx) else {
+            return;
+        };
+        pending
+            .outstanding
+            .insert((key, step.body.name()), step.clone());
         let (slice, gate) = (pending.slice, pending.gate);
         self.release_at(slice, gate, Release::Step(Box::new(step)));
     }
@@ -75,7 +108,9 @@ impl<S: Store> Engine<S> {
     /// The answer to a step that was asked here.
     pub(super) fn step_done(&mut self, done: StepDone) -> StoreResult<()> {
         self.clock.receive(done.clock, self.now.wall_nanos);
-        let Some(pending) = self.pending.get_mut(&done.tx) else { return Ok(()) };
+        let Some(pending) = self.pending.get_mut(&done.tx) else {
+            return Ok(());
+        };
         let place = (done.key, done.step);
         if !pending.outstanding.contains_key(&place) {
             return Ok(());
@@ -88,18 +123,27 @@ impl<S: Store> Engine<S> {
         if matches!(pending.kind, Kind::Rename(_)) {
             return self.rename_step_done(done);
         }
-        let Some(pending) = self.pending.remove(&done.tx) else { return Ok(()) };
+        let Some(pending) = self.pending.remove(&done.tx) else {
+            return Ok(());
+        };
         let (tx, slice, state) = (done.tx, pending.slice, pending.state);
         match pending.kind {
-            Kind::Create { flare, parent, name, open } => {
-                self.create_done(tx, slice, state, flare, parent, name, open, done.result)
-            }
-            Kind::Link { flare, parent, name } => {
-                self.link_done(slice, state, flare, parent, name, done.result)
-            }
-            Kind::Unlink { flare, parent, name } => {
-                self.unlink_done(slice, state, flare, parent, name, done.result)
-            }
+            Kind::Create {
+                flare,
+                parent,
+                name,
+                open,
+            } => self.create_done(tx, slice, state, flare, parent, name, open, done.result),
+            Kind::Link {
+                flare,
+                parent,
+                name,
+            } => self.link_done(slice, state, flare, parent, name, done.result),
+            Kind::Unlink {
+                flare,
+                parent,
+                name,
+            } => self.unlink_done(slice, state, flare, parent, name, done.result),
             Kind::Resolve(key) => self.resolved(slice, key, tx, done.result),
             Kind::Rename(_) => Ok(()),
         }
@@ -110,7 +154,10 @@ impl<S: Store> Engine<S> {
         let now = self.now.moment;
         let mut again = Vec::new();
         for pending in self.pending.values_mut() {
-            let acked = self.owned.get(&pending.slice).is_some_and(|o| o.acked >= pending.gate);
+            let acked = self
+                .owned
+                .get(&pending.slice)
+                .is_some_and(|o| o.acked >= pending.gate);
             let due = match to {
                 Some(_) => true,
                 None => pending.send_again <= now,

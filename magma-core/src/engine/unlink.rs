@@ -7,10 +7,10 @@
 //!
 //! A mark that a crash leaves behind drives step 2 again.
 
+use super::Engine;
 use super::request::{RequestState, Step};
 use super::steps::Removing;
 use super::transactions::Kind as TxKind;
-use super::Engine;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::{FlareRow, LinkRow, LinkState, Name};
@@ -69,9 +69,12 @@ impl<S: Store> Engine<S> {
             return Step::parks(key);
         }
         let cred = state.request.cred.clone();
-        if self.lava.slice_of(parent.key()).is_some_and(|s| s.id == slice) {
-            let removing =
-                self.remove_entry(parent, &name, flare, row.kind, row.uid, &cred)?;
+        if self
+            .lava
+            .slice_of(parent.key())
+            .is_some_and(|s| s.id == slice)
+        {
+            let removing = self.remove_entry(parent, &name, flare, row.kind, row.uid, &cred)?;
             let mut effects = match removing {
                 Removing::Refused(error) => return Step::err(error),
                 Removing::Parks => return Step::parks(parent.key()),
@@ -84,11 +87,19 @@ impl<S: Store> Engine<S> {
             self.wake_key(parent.key());
             return Step::ok(Answer::Done);
         }
-        let going = LinkRow { parent, name: name.clone(), state: LinkState::Going(tx) };
+        let going = LinkRow {
+            parent,
+            name: name.clone(),
+            state: LinkState::Going(tx),
+        };
         let gate = self.commit(slice, vec![Effect::PutLink(key, Box::new(going))])?;
         let body = remove_body(&row, parent, name.clone(), &cred);
         Step::waits(move |engine, state| {
-            let kind = TxKind::Unlink { flare, parent, name };
+            let kind = TxKind::Unlink {
+                flare,
+                parent,
+                name,
+            };
             engine.begin_tx(tx, Some(state), slice, gate, kind);
             engine.tx_step(tx, key, parent.key(), body);
             Ok(())
@@ -103,15 +114,31 @@ impl<S: Store> Engine<S> {
         state: Option<Box<RequestState>>,
         cred: &Credentials,
     ) -> StoreResult<()> {
-        let Some(row) = self.cache.flare(&self.store, key)? else { return Ok(()) };
+        let Some(row) = self.cache.flare(&self.store, key)? else {
+            return Ok(());
+        };
         let links = self.cache.links(&self.store, key)?;
         let going = |link: &&LinkRow| link.state == LinkState::Going(tx);
-        let Some(link) = links.iter().find(going) else { return Ok(()) };
-        let Some(slice) = self.lava.slice_of(key).map(|s| s.id) else { return Ok(()) };
+        let Some(link) = links.iter().find(going) else {
+            return Ok(());
+        };
+        let Some(slice) = self.lava.slice_of(key).map(|s| s.id) else {
+            return Ok(());
+        };
         let (parent, name, flare) = (link.parent, link.name.clone(), row.flare_ref());
         let body = remove_body(&row, parent, name.clone(), cred);
         let gate = self.gate(slice, key);
-        self.begin_tx(tx, state, slice, gate, TxKind::Unlink { flare, parent, name });
+        self.begin_tx(
+            tx,
+            state,
+            slice,
+            gate,
+            TxKind::Unlink {
+                flare,
+                parent,
+                name,
+            },
+        );
         self.tx_step(tx, key, parent.key(), body);
         Ok(())
     }
@@ -136,14 +163,20 @@ impl<S: Store> Engine<S> {
         let mut effects = match &answer {
             Ok(_) => self.without_link(row, parent, &name),
             Err(_) => {
-                let link = LinkRow { parent, name, state: LinkState::Settled };
+                let link = LinkRow {
+                    parent,
+                    name,
+                    state: LinkState::Settled,
+                };
                 vec![Effect::PutLink(flare.key(), Box::new(link))]
             }
         };
         effects.extend(state.as_ref().and_then(|state| state.reply_row(&answer)));
         let seq = self.commit(slice, effects)?;
         self.wake_key(flare.key());
-        let Some(mut state) = state else { return Ok(()) };
+        let Some(mut state) = state else {
+            return Ok(());
+        };
         if counted {
             state.gate = state.gate.max(seq);
         }

@@ -55,7 +55,9 @@ pub(super) fn put(out: &mut BytesMut, mark: Mark, frame: &Frame) {
 
 /// How many bytes the first frame of a buffer has, once its fixed part is there.
 pub(super) fn length(buffer: &[u8]) -> Result<Option<usize>, BadFrame> {
-    let Some(mut fixed) = buffer.get(..FIXED) else { return Ok(None) };
+    let Some(mut fixed) = buffer.get(..FIXED) else {
+        return Ok(None);
+    };
     kind(fixed.get_u8())?;
     fixed.advance(8);
     let (header, payload) = (fixed.get_u32() as usize, fixed.get_u32() as usize);
@@ -88,7 +90,13 @@ pub(super) fn parse(mut bytes: Bytes) -> Result<(Mark, Frame), BadFrame> {
     let header = bytes.get_u32() as usize;
     bytes.advance(4);
     let header = bytes.split_to(header);
-    Ok((Mark { kind, id }, Frame { header, payload: bytes }))
+    Ok((
+        Mark { kind, id },
+        Frame {
+            header,
+            payload: bytes,
+        },
+    ))
 }
 
 fn kind(byte: u8) -> Result<Kind, BadFrame> {
@@ -111,8 +119,14 @@ mod tests {
 
     #[test]
     fn there_and_back_in_pieces() {
-        let frame = Frame { header: Bytes::from_static(b"head"), payload: Bytes::from_static(b"load") };
-        let mark = Mark { kind: Kind::Call, id: 7 };
+        let frame = Frame {
+            header: Bytes::from_static(b"head"),
+            payload: Bytes::from_static(b"load"),
+        };
+        let mark = Mark {
+            kind: Kind::Call,
+            id: 7,
+        };
         let mut wire = BytesMut::new();
         for _ in 0..2 {
             put(&mut wire, mark, &frame);

@@ -45,7 +45,10 @@ pub(super) fn why(quic: &quinn::Connection) -> TransportError {
     let addr = quic.remote_address();
     match quic.close_reason() {
         Some(error) => explain(addr, &error),
-        None => TransportError::Closed { addr, reason: "a stream was cut off".into() },
+        None => TransportError::Closed {
+            addr,
+            reason: "a stream was cut off".into(),
+        },
     }
 }
 
@@ -175,8 +178,12 @@ fn dispatch(
     match (mark.kind, lane) {
         (Kind::Push, _) => service.push(connection, lane, frame),
         (Kind::Call, Lane::Control) => {
-            let replier =
-                Replier { connection: connection.clone(), id: mark.id, stream: None, sent: false };
+            let replier = Replier {
+                connection: connection.clone(),
+                id: mark.id,
+                stream: None,
+                sent: false,
+            };
             service.call(connection, frame, replier);
         }
         (Kind::Reply, Lane::Control) => connection.answered(mark.id, Ok(frame)),
@@ -188,7 +195,10 @@ fn dispatch(
 
 fn dropped(connection: &Connection) -> TransportError {
     let addr = connection.peer();
-    TransportError::Refused { addr, reason: "the request was dropped: it has too much to do".into() }
+    TransportError::Refused {
+        addr,
+        reason: "the request was dropped: it has too much to do".into(),
+    }
 }
 
 /// A call on a stream of its own.
@@ -198,11 +208,28 @@ pub(super) async fn bulk_call(
     frame: Frame,
 ) -> Result<(), TransportError> {
     let quic = &connection.0.quic;
-    let (mut send, recv) = quic.open_bi().await.map_err(|e| explain(connection.peer(), &e))?;
-    write(&mut send, Mark { kind: Kind::Call, id }, frame).await.map_err(|_| why(quic))?;
+    let (mut send, recv) = quic
+        .open_bi()
+        .await
+        .map_err(|e| explain(connection.peer(), &e))?;
+    write(
+        &mut send,
+        Mark {
+            kind: Kind::Call,
+            id,
+        },
+        frame,
+    )
+    .await
+    .map_err(|_| why(quic))?;
     let _ = send.finish();
     match read_whole(recv).await {
-        Ok((Mark { kind: Kind::Reply, .. }, frame)) => connection.answered(id, Ok(frame)),
+        Ok((
+            Mark {
+                kind: Kind::Reply, ..
+            },
+            frame,
+        )) => connection.answered(id, Ok(frame)),
         Ok(_) => return Err(dropped(connection)),
         Err(_) => return Err(why(quic)),
     }
@@ -220,9 +247,19 @@ pub(super) async fn take_bulk_calls(connection: Connection, service: SharedServi
         let (connection, service) = (connection.clone(), service.clone());
         tokio::spawn(async move {
             match read_whole(recv).await {
-                Ok((Mark { kind: Kind::Call, id }, frame)) => {
-                    let replier =
-                        Replier { connection: connection.clone(), id, stream: Some(send), sent: false };
+                Ok((
+                    Mark {
+                        kind: Kind::Call,
+                        id,
+                    },
+                    frame,
+                )) => {
+                    let replier = Replier {
+                        connection: connection.clone(),
+                        id,
+                        stream: Some(send),
+                        sent: false,
+                    };
                     service.call(&connection, frame, replier);
                 }
                 Ok(_) | Err(StreamError::Bad(_) | StreamError::Short) => {
@@ -242,8 +279,18 @@ pub(super) async fn take_bulk_replies(connection: Connection) {
     while let Ok(mut recv) = connection.0.quic.accept_uni().await {
         let connection = connection.clone();
         tokio::spawn(async move {
-            match recv.read_to_end(FRAME_MAX).await.map(|bytes| frame::parse(bytes.into())) {
-                Ok(Ok((Mark { kind: Kind::Reply, id }, frame))) => {
+            match recv
+                .read_to_end(FRAME_MAX)
+                .await
+                .map(|bytes| frame::parse(bytes.into()))
+            {
+                Ok(Ok((
+                    Mark {
+                        kind: Kind::Reply,
+                        id,
+                    },
+                    frame,
+                ))) => {
                     connection.answered(id, Ok(frame));
                 }
                 Ok(_) => connection.misbehaved("a stream that carries no reply"),
