@@ -36,6 +36,15 @@ const UNSETTLED: &str = "
         WHERE unsettled = 1 AND key BETWEEN ?1 AND ?2 ORDER BY key LIMIT ?3)
     ORDER BY key LIMIT ?3";
 
+/// An entry's place in its directory.
+const ENTRIES: &str = "
+    SELECT row FROM entries INDEXED BY entries_by_cookie
+    WHERE key = ?1 AND cookie > ?2 ORDER BY cookie LIMIT ?3";
+
+/// The statements whose plan a test looks at: they must not walk through a table.
+#[cfg(test)]
+pub(in crate::store) const SEARCHES: [&str; 3] = [NEXT_KEY, UNSETTLED, ENTRIES];
+
 impl SqliteStore {
     /// The one row that a query finds, decoded from its first column.
     fn one<T: DeserializeOwned>(
@@ -254,12 +263,7 @@ impl View for SqliteStore {
     }
 
     fn entries(&self, dir: Key, after: u64, rows: usize) -> StoreResult<Vec<EntryRow>> {
-        self.rows(
-            "entries",
-            "SELECT row FROM entries INDEXED BY entries_by_cookie
-             WHERE key = ?1 AND cookie > ?2 ORDER BY cookie LIMIT ?3",
-            (dir.0, ordered(after), limit(rows)),
-        )
+        self.rows("entries", ENTRIES, (dir.0, ordered(after), limit(rows)))
     }
 
     fn links(&self, key: Key) -> StoreResult<Vec<LinkRow>> {
