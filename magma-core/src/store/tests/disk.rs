@@ -117,7 +117,7 @@ fn a_kill_leaves_what_was_committed() {
         write(orphan, 0, b"x"),
     ];
     store.apply(&record(SLICE, 2, effects)).expect("applies");
-    let stranger = dir.path().join(CONTENT_DIRECTORY).join("00/notes.txt");
+    let stranger = dir.path().join(CONTENT_DIRECTORY).join("01/notes.txt");
     fs::write(&stranger, "not ours").expect("writes");
 
     let dir = killed(dir.path());
