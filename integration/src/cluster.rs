@@ -149,6 +149,12 @@ impl Cluster {
         check(self.volcano(at).wait_ready());
     }
 
+    /// Starts a volcano again that has ended. It serves when those that it waits for are there.
+    #[track_caller]
+    pub fn start_without_waiting(&mut self, at: usize) {
+        check(self.network.start_again(at));
+    }
+
     /// Calls `done` until it gives a value; panics with what was waited for after the limit.
     #[track_caller]
     pub fn eventually<T>(what: &str, done: impl FnMut() -> Option<T>) -> T {

@@ -4,5 +4,6 @@ pub mod demo;
 pub mod keygen;
 pub mod magmad;
 pub mod mount;
+pub mod remote;
 pub mod tools;
 pub mod verify;

@@ -1,16 +1,27 @@
 //! Where the programs meet the volcano and the client: the only file that calls into both.
 
-use magma_actors::config::{ConfigError, VolcanoConfig};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytes::Bytes;
+use magma_actors::config::secret::SecretText;
+use magma_actors::config::{ConfigError, HostPort, VolcanoConfig};
 use magma_actors::transport::{NetworkSecret, TransportError};
+use magma_core::effect::Effect;
+use magma_core::flare::FlareRow;
+use magma_core::key::Key;
 use magma_core::op::Credentials;
+use magma_core::store::agreement_log::AgreementLog;
+use magma_core::store::lock::{DirLock, LOCK_FILE};
+use magma_core::store::sqlite::SqliteStore;
+use magma_core::store::{StoreError, StoreResult, View};
 use magma_fuse::client::{Client, ClientConfig, ClientError};
 use magma_fuse::filesystem::{FsOptions, MagmaFs};
-use std::path::Path;
-use std::process::ExitCode;
-
 use magma_fuse::helper::{Built, MountRequest};
 
-use crate::commands::verify::OpenStore;
+use crate::commands::verify::{Copy, OpenStore};
 
 /// Runs a volcano until it is told to end. It sets up the log itself.
 pub fn run_volcano(config: VolcanoConfig) -> ExitCode {
@@ -33,21 +44,10 @@ pub enum ConnectError {
 
 /// Connects to a volcano of the request's and builds the file system over that connection.
 pub fn connect_and_build(request: &MountRequest) -> Result<Built<MagmaFs>, ConnectError> {
-    let mut hosts = Vec::new();
-    let mut unresolved = None;
-    for host in &request.hosts {
-        match host.resolve() {
-            Ok(addresses) => hosts.extend(addresses),
-            Err(error) => unresolved = Some(error),
-        }
-    }
-    if let (true, Some(error)) = (hosts.is_empty(), unresolved) {
-        return Err(error.into());
-    }
     let label = format!("{}:{}", host_name(), request.mount.target.display());
     let secret = NetworkSecret::derive(request.secret.reveal())?;
     let config = ClientConfig {
-        hosts,
+        hosts: resolve(&request.hosts)?,
         secret,
         label,
         patience: request.patience,
@@ -72,15 +72,83 @@ fn host_name() -> String {
         .unwrap_or_else(|| "somewhere".into())
 }
 
+/// Connects to a network as a tool: with a session, but without a mount.
+pub fn connect(
+    hosts: &[HostPort],
+    secret: &SecretText,
+    tool: &str,
+    patience: Duration,
+) -> Result<Client, ConnectError> {
+    let config = ClientConfig {
+        hosts: resolve(hosts)?,
+        secret: NetworkSecret::derive(secret.reveal())?,
+        label: format!("{}:{tool}", host_name()),
+        patience,
+    };
+    Ok(Client::connect_blocking(config)?)
+}
+
+/// All addresses of all hosts; it is enough when one of them has any.
+fn resolve(hosts: &[HostPort]) -> Result<Vec<SocketAddr>, ConfigError> {
+    let mut found = Vec::new();
+    let mut unresolved = None;
+    for host in hosts {
+        match host.resolve() {
+            Ok(addresses) => found.extend(addresses),
+            Err(error) => unresolved = Some(error),
+        }
+    }
+    match unresolved {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
+}
+
 /// Why a store cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Not there yet.
-    #[error("this build cannot open stores")]
-    NoStore,
+    /// There is no store.
+    #[error("{} holds no volcano", .0.display())]
+    Empty(PathBuf),
+    /// It is in use, or damaged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Opens the store of a volcano that does not run, to look at it.
-pub fn open_store(_dir: &Path) -> Result<OpenStore, OpenError> {
-    Err(OpenError::NoStore)
+pub fn open_store(dir: &Path) -> Result<OpenStore, OpenError> {
+    let empty = || OpenError::Empty(dir.to_owned());
+    // Opening would make what is not there.
+    if !dir.join(LOCK_FILE).exists() {
+        return Err(empty());
+    }
+    let lock = DirLock::take(dir)?;
+    let log = AgreementLog::open(dir)?;
+    let ((volcano, _), lava) = log.load_self()?.zip(log.load()?).ok_or_else(empty)?;
+    let copy = StoppedStore {
+        store: SqliteStore::open(dir)?,
+        _lock: lock,
+    };
+    Ok(OpenStore {
+        volcano,
+        lava,
+        copy: Box::new(copy),
+    })
+}
+
+/// The store of a volcano that cannot start meanwhile.
+struct StoppedStore {
+    store: SqliteStore,
+    // Dropped after the store is closed.
+    _lock: DirLock,
+}
+
+impl Copy for StoppedStore {
+    fn next_key(&self, after: Option<Key>, upto: Key) -> StoreResult<Option<(Key, Vec<Effect>)>> {
+        self.store.rows_of_next_key(after, upto)
+    }
+
+    fn content(&self, row: &FlareRow, offset: u64, len: usize) -> StoreResult<Bytes> {
+        self.store.read(row, offset, len)
+    }
 }

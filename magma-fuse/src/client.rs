@@ -7,6 +7,7 @@
 //! | [`content`] | reading and writing |
 //! | [`listing`] | directories, and attributes by the batch |
 //! | [`space`] | statfs |
+//! | [`volcanos`] | what each volcano says of itself |
 //! | [`tree`] | operations by path, for tools |
 //! | [`path`] | nodes, and the birth paths from which keys are made |
 //! | `request` | one request from its slot to its answer |
@@ -33,6 +34,7 @@ mod service;
 mod session;
 pub mod space;
 pub mod tree;
+pub mod volcanos;
 
 use bytes::Bytes;
 use std::future::Future;

@@ -2,11 +2,14 @@
 //! behind: no process, no mount, and no directory but the one that was asked for.
 
 mod check;
+mod leftovers;
 mod tree;
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use magma_actors::config::{DEFAULT_PORT, DebugMask};
@@ -21,6 +24,8 @@ use crate::launch::{self, LaunchError};
 use crate::output;
 
 const PROGRAM: &str = "magma demo";
+/// How often the demo looks whether its network was shut down on a console.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Options of the demo.
 #[derive(Args, Debug)]
@@ -157,7 +162,12 @@ fn show(
             " but that directory"
         },
     ));
-    signals.wait();
+    while !signals.come_within(LOOK) {
+        if !network.is_running() {
+            output::result("\nThe network has ended. Ending.");
+            return Ok(());
+        }
+    }
     output::result("\nEnding.");
     Ok(())
 }
@@ -177,7 +187,8 @@ struct Place {
 }
 
 enum Directory {
-    Temporary(TempDir),
+    /// With the lock that says that this demo lives.
+    Temporary(TempDir, File),
     Given(PathBuf),
 }
 
@@ -185,11 +196,15 @@ impl Place {
     fn new(flags: &DemoFlags) -> Result<Place, DemoError> {
         let directory = match &flags.dir {
             None => {
-                let made = tempfile::Builder::new().prefix("magma-demo-").tempdir();
-                let made = made.map_err(|error| {
+                let failed = |error| {
                     DemoError::System(format!("cannot make a temporary directory: {error}"))
-                })?;
-                Directory::Temporary(made)
+                };
+                leftovers::sweep(&std::env::temp_dir());
+                let mut builder = tempfile::Builder::new();
+                let made = builder.prefix(leftovers::PREFIX).tempdir();
+                let made = made.map_err(failed)?;
+                let held = leftovers::hold(made.path()).map_err(failed)?;
+                Directory::Temporary(made, held)
             }
             Some(dir) => Directory::Given(make_empty(dir)?),
         };
@@ -209,7 +224,7 @@ impl Place {
     }
 
     fn is_temporary(&self) -> bool {
-        matches!(self.directory, Directory::Temporary(_))
+        matches!(self.directory, Directory::Temporary(..))
     }
 
     fn remove(self) {
@@ -219,7 +234,7 @@ impl Place {
         if self.made_mount && !mounted {
             let _ = std::fs::remove_dir(&self.mount);
         }
-        if let Directory::Temporary(dir) = self.directory {
+        if let Directory::Temporary(dir, _held) = self.directory {
             if mounted {
                 output::error(
                     PROGRAM,
@@ -235,7 +250,7 @@ impl Place {
 impl Directory {
     fn path(&self) -> &Path {
         match self {
-            Directory::Temporary(dir) => dir.path(),
+            Directory::Temporary(dir, _) => dir.path(),
             Directory::Given(dir) => dir,
         }
     }
@@ -281,9 +296,13 @@ fn write_secretly(path: &Path, key: &str) -> Result<(), DemoError> {
 struct Signals(std::sync::mpsc::Receiver<()>);
 
 impl Signals {
-    fn wait(&self) {
-        // An error means that the thread is gone, and then nobody could ask any more.
-        let _ = self.0.recv();
+    /// Whether somebody asks for the end within this time.
+    fn come_within(&self, limit: Duration) -> bool {
+        // A thread that is gone counts too: nobody could ask any more.
+        !matches!(
+            self.0.recv_timeout(limit),
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+        )
     }
 }
 

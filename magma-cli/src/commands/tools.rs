@@ -4,13 +4,13 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-use super::{demo, keygen, verify};
+use super::{demo, keygen, remote, verify};
 use crate::flags::Refused;
 use crate::output;
 
 /// Tools for a lava network.
 #[derive(Parser, Debug)]
-#[command(name = "magma", version, disable_help_subcommand = true)]
+#[command(name = "magma", version, disable_help_subcommand = true, after_help = remote::EXIT_CODES)]
 struct Tools {
     #[command(subcommand)]
     tool: Tool,
@@ -24,6 +24,8 @@ enum Tool {
     Keygen,
     /// Compare the stores of volcanos that do not run: are all copies equal?
     Verify(verify::VerifyFlags),
+    #[command(flatten)]
+    Remote(remote::RemoteTool),
     /// Run a volcano, as magmad does
     #[command(hide = true)]
     Magmad,
@@ -52,6 +54,7 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
         Tool::Demo(flags) => demo::run(flags),
         Tool::Keygen => keygen::run(),
         Tool::Verify(flags) => verify::run(&flags),
+        Tool::Remote(tool) => remote::run(tool),
         // Taken by the first argument, before options are read: see `Program::main`.
         Tool::Magmad | Tool::Mount => {
             output::error("magma", "magmad and mount must be the first argument");

@@ -13,7 +13,8 @@ use magma_core::lava::Lava;
 
 use crate::output;
 use crate::wiring::{self, OpenError};
-use compare::{Copy, Finding, Findings};
+pub use compare::Copy;
+use compare::{Finding, Findings};
 
 const PROGRAM: &str = "magma verify";
 

@@ -1,10 +1,10 @@
 //! Loopback addresses that nobody else uses: all of 127.0.0.0/8 is ours, so each network of
 //! volcanos gets a /24, and each volcano the usual ports on an address of its own.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use magma_actors::config::DEFAULT_PORT;
@@ -16,11 +16,15 @@ const BLOCKS: u32 = 64 * 256;
 /// Blocks that are looked at before giving up.
 const TRIES: u32 = 512;
 
-/// A /24 of loopback addresses, held by a lock file until dropped.
+/// A /24 of loopback addresses, held until dropped.
+///
+/// The mark that holds it is an abstract Unix socket: like the addresses it belongs to the
+/// network namespace, for all users and whatever their temporary directory is, and it goes with
+/// the process.
 #[derive(Debug)]
 pub struct LoopbackBlock {
     network: [u8; 3],
-    _lock: File,
+    _mark: UnixListener,
 }
 
 impl LoopbackBlock {
@@ -38,10 +42,7 @@ impl LoopbackBlock {
                 return Ok(block);
             }
         }
-        Err(LaunchError::NoAddress(format!(
-            "{TRIES} were in use, see {}",
-            lock_dir().display()
-        )))
+        Err(LaunchError::NoAddress(format!("{TRIES} were in use")))
     }
 
     /// 127.0.0.1 and up when their ports are free, any other block otherwise.
@@ -59,30 +60,18 @@ impl LoopbackBlock {
     }
 
     fn take(network: [u8; 3], volcanos: u8) -> Result<Option<LoopbackBlock>, LaunchError> {
-        let dir = lock_dir();
-        let failed = |action, path: &PathBuf, source| LaunchError::File {
-            action,
-            path: path.clone(),
-            source,
-        };
-        std::fs::create_dir_all(&dir).map_err(|error| failed("make", &dir, error))?;
         let [a, b, c] = network;
-        let path = dir.join(format!("{a}.{b}.{c}"));
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| failed("open", &path, error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(failed("lock", &path, error)),
-        }
+        let name = format!("magma-loopback-{a}.{b}.{c}");
+        let failed = |error| LaunchError::NoAddress(format!("{name}: {error}"));
+        let address = UnixAddr::from_abstract_name(&name).map_err(failed)?;
+        let mark = match UnixListener::bind_addr(&address) {
+            Ok(mark) => mark,
+            Err(error) if error.kind() == ErrorKind::AddrInUse => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
         let block = LoopbackBlock {
             network,
-            _lock: lock,
+            _mark: mark,
         };
         let free = (0..volcanos).all(|volcano| block.is_free(volcano));
         Ok(free.then_some(block))
@@ -94,11 +83,6 @@ impl LoopbackBlock {
             && UdpSocket::bind(at(DEFAULT_PORT + 1)).is_ok()
             && TcpListener::bind(at(DEFAULT_PORT + 2)).is_ok()
     }
-}
-
-/// One for each user: locks of others could not be opened.
-fn lock_dir() -> PathBuf {
-    std::env::temp_dir().join(format!("magma-loopback-{}", nix::unistd::getuid()))
 }
 
 #[cfg(test)]
@@ -114,7 +98,7 @@ mod tests {
         assert!(LoopbackBlock::take(first.network, 3).unwrap().is_none());
         let network = first.network;
         drop(first);
-        // A child that another test forks just now has the lock until it execs.
+        // A child that another test forks just now has the mark until it execs.
         let again = || LoopbackBlock::take(network, 3).unwrap();
         assert!(crate::launch::wait_for(crate::launch::END_LIMIT, again).is_some());
     }

@@ -111,6 +111,11 @@ impl Network {
         &self.volcanos
     }
 
+    /// Whether any volcano runs.
+    pub fn is_running(&mut self) -> bool {
+        self.volcanos.iter_mut().any(VolcanoProcess::is_running)
+    }
+
     /// The mounts that belong to the network.
     pub fn mounts(&mut self) -> &mut [MountProcess] {
         &mut self.mounts

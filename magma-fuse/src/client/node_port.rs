@@ -11,7 +11,7 @@ use magma_core::lava::Lava;
 use magma_core::limits::{BACKOFF_MAX_MS, CLIENT_ATTEMPT_MS, CLIENT_DIAL_MS};
 use magma_core::wire::PROTOCOL_VERSION;
 use magma_core::wire::codec::{self, CodecError};
-use magma_core::wire::node_protocol::{NodeAnswer, NodeCall, NodeHello};
+use magma_core::wire::node_protocol::{NodeAnswer, NodeCall, NodeHello, VolcanoStatus};
 
 use super::ClientError;
 use super::peers::Peers;
@@ -79,6 +79,20 @@ impl NodePort {
         };
         let answer = peer.connection.call(frame, limit).await?;
         Ok(codec::decode(&answer.header)?)
+    }
+
+    /// Asks a volcano what it says of itself.
+    pub(crate) async fn status(
+        &self,
+        addr: SocketAddr,
+        limit: Duration,
+    ) -> Result<VolcanoStatus, String> {
+        match timeout(limit, self.call(addr, &NodeCall::GetStatus, limit)).await {
+            Ok(Ok(NodeAnswer::Status(status))) => Ok(*status),
+            Ok(Ok(_)) => Err("an answer to another question".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer in {} s", limit.as_secs())),
+        }
     }
 
     /// Opens a session at the first host that will have it. A volcano that asks for time

@@ -2,6 +2,7 @@
 
 use magma_core::flare::{FlareRow, Kind, Layout, LinkRow, LinkState};
 use magma_core::key::{self, Key};
+use magma_core::lava::Lava;
 use magma_core::op::Inspection;
 
 use super::{CommandError, Shell};
@@ -22,8 +23,8 @@ pub async fn inspect(shell: &mut Shell, object: &[u8]) -> Result<(), CommandErro
             match &place.node {
                 Node::Flare(attr) => (attr.flare.key(), Some(place.path.to_string())),
                 // It is made from the lava: there is a key and an owner, and no flare.
-                Node::Dht => return key_lines(shell, key::DHT).await,
-                Node::Volcano(_) => return key_lines(shell, place.path.key()).await,
+                Node::Dht => return show_key(shell, key::DHT).await,
+                Node::Volcano(_) => return show_key(shell, place.path.key()).await,
             }
         }
     };
@@ -35,7 +36,7 @@ pub async fn inspect(shell: &mut Shell, object: &[u8]) -> Result<(), CommandErro
     if let Some(path) = path {
         shell.output.line(format!("path: {path}")).await?;
     }
-    key_lines(shell, key).await?;
+    show_key(shell, key).await?;
     for line in flare_lines(&inspection) {
         for line in render::wrapped(&line, "  ") {
             shell.output.line(line).await?;
@@ -44,32 +45,35 @@ pub async fn inspect(shell: &mut Shell, object: &[u8]) -> Result<(), CommandErro
     Ok(())
 }
 
-/// What the lava says of a key.
-async fn key_lines(shell: &mut Shell, key: Key) -> Result<(), CommandError> {
-    let lava = shell.backend.lava();
-    shell.output.line(format!("key: {key}")).await?;
-    shell.output.line(format!("inode: {}", key.ino())).await?;
-    let Some(slice) = lava.slice_of(key) else {
-        return Ok(shell
-            .output
-            .line("owner: nobody: the lava is empty")
-            .await?);
-    };
-    shell.output.line(format!("slice: {}", slice.id)).await?;
-    let owner = render::nick(&lava, slice.owner);
-    shell.output.line(format!("owner: {owner}")).await?;
-    for copy in &slice.copies {
-        let state = render::copy_state(copy.in_sync);
-        let nick = render::nick(&lava, copy.volcano);
-        shell.output.line(format!("copy: {nick} ({state})")).await?;
-    }
-    if slice.copies.is_empty() {
-        shell.output.line("copy: none").await?;
+/// Shows what the lava says of a key.
+async fn show_key(shell: &mut Shell, key: Key) -> Result<(), CommandError> {
+    for line in key_lines(&shell.backend.lava(), key) {
+        shell.output.line(line).await?;
     }
     Ok(())
 }
 
-fn flare_lines(inspection: &Inspection) -> Vec<String> {
+/// What the lava says of a key: its slice, who owns it and who has copies.
+pub fn key_lines(lava: &Lava, key: Key) -> Vec<String> {
+    let mut lines = vec![format!("key: {key}"), format!("inode: {}", key.ino())];
+    let Some(slice) = lava.slice_of(key) else {
+        lines.push("owner: nobody: the lava is empty".to_owned());
+        return lines;
+    };
+    lines.push(format!("slice: {}", slice.id));
+    lines.push(format!("owner: {}", render::nick(lava, slice.owner)));
+    lines.extend(slice.copies.iter().map(|copy| {
+        let state = render::copy_state(copy.in_sync);
+        format!("copy: {} ({state})", render::nick(lava, copy.volcano))
+    }));
+    if slice.copies.is_empty() {
+        lines.push("copy: none".to_owned());
+    }
+    lines
+}
+
+/// What the owner of a flare knows of it.
+pub fn flare_lines(inspection: &Inspection) -> Vec<String> {
     let row = &inspection.row;
     let mut lines = vec![
         format!("incarnation: {}", row.inc),
