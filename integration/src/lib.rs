@@ -6,6 +6,8 @@
 //! | [`volcano_process`] | one `magmad` of it |
 //! | [`mounted`] | one `mount.magma`, and whether this machine can mount at all |
 //! | [`console_client`] | the console, as telnet sees it |
+//! | [`sim`] | a whole network of engines in one process, replayed from a seed |
+//! | [`invariants`] | what must hold whenever that has come to rest |
 //!
 //! Everything ends with the test, however that ends: processes are asked to, killed if they do
 //! not, and get a signal from the kernel should the test process itself be killed; mounts are
@@ -13,7 +15,9 @@
 
 pub mod cluster;
 pub mod console_client;
+pub mod invariants;
 pub mod mounted;
+pub mod sim;
 pub mod volcano_process;
 
 pub use cluster::Cluster;

@@ -1,0 +1,66 @@
+//! A stand-in for the agreement: applies changes one after another, and spreads the lavas.
+
+use magma_core::agreement::Change;
+use magma_core::ids::{Epoch, NetworkId, VolcanoId};
+use magma_core::lava::{Lava, VolcanoInfo};
+
+/// Who holds the log.
+pub struct Agreement {
+    lava: Lava,
+}
+
+impl Agreement {
+    /// A network of one volcano.
+    pub fn found() -> Result<Agreement, String> {
+        let change = Change::Bootstrap {
+            network: NetworkId(7),
+            volcano: Box::new(info(1)),
+            redundancy: 1,
+        };
+        let lava = Lava::default().apply(&change);
+        let lava = lava.map_err(|refused| refused.to_string())?;
+        Ok(Agreement { lava })
+    }
+
+    /// The lava as of the last change.
+    pub fn lava(&self) -> &Lava {
+        &self.lava
+    }
+
+    /// Decides a change that was made in an epoch; tells whether it is in the lava now.
+    pub fn propose(&mut self, epoch: Epoch, change: &Change) -> bool {
+        if change.binds_epoch() && epoch != self.lava.epoch {
+            return false;
+        }
+        match self.lava.apply(change) {
+            Ok(lava) => {
+                self.lava = lava;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// A volcano joins after another; its number.
+    pub fn join(&mut self, after: VolcanoId) -> Result<VolcanoId, String> {
+        let id = VolcanoId(self.lava.next_volcano);
+        let change = Change::Join {
+            volcano: Box::new(info(id.0)),
+            after,
+        };
+        let lava = self.lava.apply(&change);
+        self.lava = lava.map_err(|refused| refused.to_string())?;
+        Ok(id)
+    }
+}
+
+fn info(number: u64) -> VolcanoInfo {
+    VolcanoInfo {
+        nick: format!("v{number}"),
+        fqdn: format!("v{number}.intranet"),
+        addr: [10, 0, 0, number as u8].into(),
+        port: 12000,
+        bandwidth_kbit: 0,
+        storage_bytes: 0,
+    }
+}

@@ -1,0 +1,105 @@
+//! Cuts a slice for a newcomer and moves it, as `magma_actors::handover` does.
+
+use magma_core::agreement::Change;
+use magma_core::engine::Event;
+use magma_core::ids::{SliceId, VolcanoId};
+use magma_core::key::Key;
+use magma_core::lava::{Lava, choose_cut};
+use magma_core::store::View;
+
+use super::volcano::Volcano;
+
+/// How far the hand-over of one volcano has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing to do, as far as it knows.
+    #[default]
+    Idle,
+    /// A proposal is under way.
+    Busy,
+    /// The slice is cut off; its copy on the newcomer is being filled.
+    Filling(SliceId, VolcanoId),
+    /// The engine is finishing what is under way in the slice.
+    Draining(SliceId, VolcanoId),
+}
+
+/// What a volcano does next about a hand-over.
+#[derive(Debug)]
+pub enum Next {
+    /// Nothing.
+    Wait,
+    /// Proposes a change.
+    Propose(Change),
+    /// Tells its engine.
+    Post(Event),
+}
+
+/// One look at the lava that the volcano knows.
+pub fn step(stage: &mut Stage, volcano: &Volcano) -> Next {
+    let Some(engine) = volcano.engine() else {
+        return Next::Wait;
+    };
+    let (lava, me) = (&volcano.lava, volcano.id);
+    match *stage {
+        Stage::Busy | Stage::Draining(..) => Next::Wait,
+        Stage::Filling(slice, to) => {
+            let Some(cut_off) = lava.slice(slice).filter(|s| s.owner == me) else {
+                *stage = Stage::Idle;
+                return Next::Wait;
+            };
+            if !cut_off.in_sync().any(|copy| copy == to) {
+                return Next::Wait;
+            }
+            *stage = Stage::Draining(slice, to);
+            Next::Post(Event::HandOver { slice, to })
+        }
+        Stage::Idle => {
+            let Some(newcomer) = empty_follower(lava, me) else {
+                return Next::Wait;
+            };
+            let used = lava.owned_by(me).map(|slice| {
+                let last = engine.store().last_key(slice.start, slice.end);
+                (slice, last.unwrap_or(Some(Key::MAX)))
+            });
+            let Some(cut) = choose_cut(used) else {
+                return Next::Wait;
+            };
+            // The number of the upper slice is known beforehand: a cut binds its epoch.
+            let _ = newcomer;
+            *stage = Stage::Busy;
+            Next::Propose(Change::Cut {
+                slice: cut.slice,
+                at: cut.at,
+            })
+        }
+    }
+}
+
+/// What follows when a proposal of the hand-over was decided.
+pub fn decided(stage: &mut Stage, volcano: &Volcano, change: &Change, lava: Option<&Lava>) -> Next {
+    let me = volcano.id;
+    match (change, lava) {
+        (Change::Cut { at, .. }, Some(lava)) => {
+            *stage = match (lava.slice_of(*at), empty_follower(lava, me)) {
+                (Some(slice), Some(newcomer)) => Stage::Filling(slice.id, newcomer),
+                _ => Stage::Idle,
+            };
+            Next::Wait
+        }
+        (Change::MoveOwner { slice, to }, None) => {
+            *stage = Stage::Filling(*slice, *to);
+            Next::Post(Event::Resume { slice: *slice })
+        }
+        _ => {
+            *stage = Stage::Idle;
+            Next::Wait
+        }
+    }
+}
+
+/// The next volcano of the ring, if it owns nothing while we own something.
+fn empty_follower(lava: &Lava, me: VolcanoId) -> Option<VolcanoId> {
+    lava.owned_by(me).next()?;
+    let next = lava.followers(me).next()?;
+    lava.owned_by(next).next().is_none().then_some(next)
+}

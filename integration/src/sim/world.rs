@@ -1,0 +1,791 @@
+//! The scheduler: what is due next, and what it does.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use magma_core::agreement::Change;
+use magma_core::engine::{Action, Event, IoDone, IoJob, Origin};
+use magma_core::ids::{Epoch, SessionId, Slot, SlotSeq, VolcanoId};
+use magma_core::lava::Lava;
+use magma_core::store::{Store, View};
+use magma_core::wire::flare_protocol::{Reply, Request};
+use magma_core::wire::peer::PeerMessage;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::agreement::Agreement;
+use super::client::{Client, Wants};
+use super::handover::{self, Next, Stage};
+use super::network::{Dialled, Network, lane};
+use super::volcano::Volcano;
+use super::{Plan, tasks};
+
+/// The engine is told that time has passed this often, in milliseconds.
+const TICK_MS: u64 = 100;
+/// A client asks again when an answer takes longer, in milliseconds.
+const ATTEMPT_MS: u64 = 4_000;
+/// No run takes longer than this, in milliseconds of its own time.
+const RUN_MS: u64 = 3_600_000;
+/// After the faults, everything must be quiet within this, in milliseconds.
+const QUIET_MS: u64 = 60_000;
+
+/// Something that happens at a time.
+#[derive(Debug)]
+enum Due {
+    Batch(VolcanoId, u64),
+    Tick(VolcanoId, u64),
+    Message {
+        dialled: Dialled,
+        number: u64,
+        message: Box<PeerMessage>,
+        payload: Bytes,
+    },
+    Lava(VolcanoId, Box<Lava>),
+    Propose {
+        by: VolcanoId,
+        life: u64,
+        epoch: Epoch,
+        change: Box<Change>,
+        handover: bool,
+    },
+    Decided {
+        to: VolcanoId,
+        life: u64,
+        change: Box<Change>,
+        lava: Option<Box<Lava>>,
+        handover: bool,
+    },
+    Request {
+        to: VolcanoId,
+        client: usize,
+        proxied: bool,
+        request: Box<Request>,
+        payload: Bytes,
+    },
+    Reply {
+        client: usize,
+        slot: Slot,
+        seq: SlotSeq,
+        reply: Box<Reply>,
+        payload: Bytes,
+    },
+    SendAgain(usize, u64),
+    Wake(usize, u64),
+    Fault,
+    Connect(Dialled),
+    Restart(VolcanoId),
+    Join,
+}
+
+/// Who waits for the reply to a token.
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    client: usize,
+    slot: Slot,
+    seq: SlotSeq,
+}
+
+/// The whole network, its clients, and what is due.
+pub struct World {
+    plan: Plan,
+    rng: StdRng,
+    time: u64,
+    counter: u64,
+    due: BTreeMap<(u64, u64), Due>,
+    network: Network,
+    agreement: Agreement,
+    volcanos: BTreeMap<VolcanoId, Volcano>,
+    stages: BTreeMap<VolcanoId, Stage>,
+    clients: Vec<Client>,
+    working: usize,
+    tokens: BTreeMap<u64, Waiter>,
+    joins_left: u32,
+    faults: bool,
+    /// Everything that happens is printed.
+    pub trace: bool,
+}
+
+impl World {
+    /// A network at its beginning.
+    pub fn new(plan: Plan) -> World {
+        let agreement = Agreement::found().unwrap_or_else(|why| unreachable!("{why}"));
+        let mut world = World {
+            plan,
+            rng: StdRng::seed_from_u64(plan.seed),
+            time: 1_000,
+            counter: 0,
+            due: BTreeMap::new(),
+            network: Network::default(),
+            agreement,
+            volcanos: BTreeMap::new(),
+            stages: BTreeMap::new(),
+            clients: Vec::new(),
+            working: 0,
+            tokens: BTreeMap::new(),
+            joins_left: plan.joins,
+            faults: plan.faults,
+            trace: std::env::var_os("SIM_TRACE").is_some(),
+        };
+        world.add_volcano(VolcanoId(1));
+        world
+    }
+
+    /// The lava as of the last change.
+    pub fn lava(&self) -> &Lava {
+        self.agreement.lava()
+    }
+
+    /// The volcanos by their numbers.
+    pub fn volcanos(&self) -> &BTreeMap<VolcanoId, Volcano> {
+        &self.volcanos
+    }
+
+    /// Runs to the end of all work, heals, and waits until everything is quiet.
+    pub fn run(&mut self) -> Result<(), String> {
+        self.start_clients()?;
+        self.at(1 + self.plan.seed % 200, Due::Join);
+        if self.faults {
+            self.at(200, Due::Fault);
+        }
+        while self.working > 0 || self.joins_left > 0 {
+            if self.time > RUN_MS {
+                let waiting: Vec<String> = self.clients.iter().map(Client::describe).collect();
+                return Err(format!("the work does not end: {waiting:#?}"));
+            }
+            self.next()?;
+        }
+        self.faults = false;
+        let healed = self.time;
+        while !self.is_quiet() {
+            if self.time > healed + QUIET_MS {
+                return Err(format!("no quiet after {QUIET_MS} ms: {}", self.unquiet()));
+            }
+            self.next()?;
+        }
+        // Housekeeping looks twice before it acts: what it would still do is waited for.
+        let quiet = self.time;
+        while self.time < quiet + 15_000 {
+            self.next()?;
+        }
+        Ok(())
+    }
+
+    fn start_clients(&mut self) -> Result<(), String> {
+        for number in 0..self.plan.clients {
+            let label = format!("client {number}");
+            let epoch = self.agreement.lava().epoch;
+            self.agreement
+                .propose(epoch, &Change::OpenSession { label });
+        }
+        self.spread();
+        let lava = self.agreement.lava().clone();
+        let (alone, steps) = (self.plan.clients == 1, self.plan.steps);
+        for number in 0..self.plan.clients {
+            let session = lava
+                .sessions
+                .get(number as usize)
+                .map_or(SessionId(0), |s| s.id);
+            let seed = self.rng.random();
+            let client = Client::new(session, seed, lava.clone(), |port| {
+                if alone {
+                    Box::pin(tasks::alone(port, steps))
+                } else {
+                    Box::pin(tasks::among_others(port, number, steps))
+                }
+            });
+            self.clients.push(client);
+            self.working += 1;
+            self.at(u64::from(number), Due::Wake(number as usize, 0));
+        }
+        Ok(())
+    }
+
+    fn at(&mut self, delay: u64, due: Due) {
+        self.counter += 1;
+        self.due.insert((self.time + delay, self.counter), due);
+    }
+
+    /// Mostly short, now and then long.
+    fn delay(&mut self) -> u64 {
+        match self.rng.random_range(0..20) {
+            0 => self.rng.random_range(0..400),
+            1..4 => self.rng.random_range(0..40),
+            _ => self.rng.random_range(0..4),
+        }
+    }
+
+    fn next(&mut self) -> Result<(), String> {
+        let Some(((time, _), due)) = self.due.pop_first() else {
+            return Err("nothing is due any more".into());
+        };
+        self.time = time;
+        if self.trace && !matches!(due, Due::Tick(..) | Due::Batch(..)) {
+            eprintln!("{time} {due:?}");
+        }
+        match due {
+            Due::Batch(id, life) => self.batch(id, life),
+            Due::Tick(id, life) => self.tick(id, life),
+            Due::Message {
+                dialled,
+                number,
+                message,
+                payload,
+            } => {
+                if self.network.carries(dialled, number) {
+                    let from = dialled.0;
+                    let event = Event::Peer {
+                        from,
+                        message,
+                        payload,
+                    };
+                    self.post(dialled.1, event);
+                }
+                Ok(())
+            }
+            Due::Lava(id, lava) => self.learn(id, *lava),
+            Due::Propose {
+                by,
+                life,
+                epoch,
+                change,
+                handover,
+            } => self.propose(by, life, epoch, change, handover),
+            Due::Decided {
+                to,
+                life,
+                change,
+                lava,
+                handover,
+            } => self.decided(to, life, change, lava, handover),
+            Due::Request {
+                to,
+                client,
+                proxied,
+                request,
+                payload,
+            } => {
+                self.request(to, client, proxied, request, payload);
+                Ok(())
+            }
+            Due::Reply {
+                client,
+                slot,
+                seq,
+                reply,
+                payload,
+            } => self.reply(client, slot, seq, *reply, payload),
+            Due::SendAgain(client, waits) => {
+                if self.clients[client].waits == waits {
+                    self.clients[client].lava = self.agreement.lava().clone();
+                    self.send_request(client);
+                }
+                Ok(())
+            }
+            Due::Wake(client, waits) => {
+                if self.clients[client].waits == waits {
+                    self.poll(client)?;
+                }
+                Ok(())
+            }
+            Due::Fault => self.fault(),
+            Due::Connect(dialled) => {
+                self.connect(dialled);
+                Ok(())
+            }
+            Due::Restart(id) => self.start(id),
+            Due::Join => self.join(),
+        }
+    }
+
+    // Volcanos.
+
+    fn add_volcano(&mut self, id: VolcanoId) {
+        let volcano = Volcano::new(id, self.agreement.lava().clone());
+        self.volcanos.insert(id, volcano);
+        self.stages.insert(id, Stage::Idle);
+        self.at(0, Due::Restart(id));
+    }
+
+    fn start(&mut self, id: VolcanoId) -> Result<(), String> {
+        let lava = self.agreement.lava().clone();
+        let fresh = self.rng.random_bool(0.5);
+        let others: Vec<VolcanoId> = self.volcanos.keys().copied().filter(|v| *v != id).collect();
+        let Some(volcano) = self.volcanos.get_mut(&id) else {
+            return Ok(());
+        };
+        if fresh {
+            volcano.lava = lava.clone();
+        }
+        volcano.start(self.time)?;
+        let life = volcano.life;
+        self.post(id, Event::Serve);
+        self.at(0, Due::Tick(id, life));
+        let delay = self.delay();
+        self.at(delay, Due::Lava(id, Box::new(lava)));
+        for other in others {
+            for dialled in [(id, other), (other, id)] {
+                let delay = 1 + self.delay();
+                self.at(delay, Due::Connect(dialled));
+            }
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, id: VolcanoId) -> Result<(), String> {
+        let lost_actions = self.rng.random_bool(0.5);
+        let Some(volcano) = self.volcanos.get_mut(&id).filter(|v| v.is_running()) else {
+            return Ok(());
+        };
+        if lost_actions {
+            // A batch was committed, and nobody heard of it.
+            volcano.handle(self.time)?;
+        }
+        volcano.crash();
+        self.stages.insert(id, Stage::Idle);
+        let others: Vec<VolcanoId> = self.volcanos.keys().copied().filter(|v| *v != id).collect();
+        for other in others {
+            self.network.disconnect((id, other));
+            self.disconnect((other, id));
+        }
+        let delay = self.rng.random_range(1..3_000);
+        self.at(delay, Due::Restart(id));
+        Ok(())
+    }
+
+    fn is_running(&self, id: VolcanoId) -> bool {
+        self.volcanos.get(&id).is_some_and(Volcano::is_running)
+    }
+
+    fn connect(&mut self, dialled: Dialled) {
+        let both = self.is_running(dialled.0) && self.is_running(dialled.1);
+        if both && !self.network.is_up(dialled) {
+            self.network.connect(dialled);
+            self.post(dialled.0, Event::PeerUp(dialled.1));
+        }
+    }
+
+    fn disconnect(&mut self, dialled: Dialled) {
+        if self.network.disconnect(dialled) {
+            self.post(dialled.0, Event::PeerDown(dialled.1));
+        }
+    }
+
+    fn fault(&mut self) -> Result<(), String> {
+        if !self.faults {
+            return Ok(());
+        }
+        let ids: Vec<VolcanoId> = self.volcanos.keys().copied().collect();
+        let one = ids[self.rng.random_range(0..ids.len())];
+        let other = ids[self.rng.random_range(0..ids.len())];
+        if self.rng.random_bool(0.4) {
+            self.crash(one)?;
+        } else if one != other {
+            self.disconnect((one, other));
+            let delay = self.rng.random_range(1..1_500);
+            self.at(delay, Due::Connect((one, other)));
+        }
+        let pause = self.rng.random_range(50..4_000);
+        self.at(pause, Due::Fault);
+        Ok(())
+    }
+
+    fn join(&mut self) -> Result<(), String> {
+        let known = self.volcanos.len() as u32;
+        let settled = self
+            .agreement
+            .lava()
+            .volcanos
+            .iter()
+            .all(|v| self.agreement.lava().owned_by(v.id).next().is_some());
+        if known < 2 || (self.joins_left > 0 && settled) {
+            self.joins_left -= u32::from(known >= 2);
+            let last = VolcanoId(self.rng.random_range(1..=u64::from(known)));
+            let id = self.agreement.join(last)?;
+            self.add_volcano(id);
+            self.spread();
+        }
+        if self.joins_left > 0 {
+            let delay = self.rng.random_range(100..6_000);
+            self.at(delay, Due::Join);
+        }
+        Ok(())
+    }
+
+    fn post(&mut self, id: VolcanoId, event: Event) {
+        let Some(volcano) = self.volcanos.get_mut(&id).filter(|v| v.is_running()) else {
+            return;
+        };
+        volcano.inbox.push(event);
+        if !volcano.scheduled {
+            volcano.scheduled = true;
+            let life = volcano.life;
+            let delay = self.rng.random_range(0..2);
+            self.at(delay, Due::Batch(id, life));
+        }
+    }
+
+    fn batch(&mut self, id: VolcanoId, _life: u64) -> Result<(), String> {
+        let Some(volcano) = self.volcanos.get_mut(&id) else {
+            return Ok(());
+        };
+        volcano.scheduled = false;
+        let actions = volcano.handle(self.time)?;
+        for action in actions {
+            self.act(id, action)?;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, id: VolcanoId, life: u64) -> Result<(), String> {
+        let Some(volcano) = self
+            .volcanos
+            .get(&id)
+            .filter(|v| v.life == life && v.is_running())
+        else {
+            return Ok(());
+        };
+        let epoch = volcano.lava.epoch;
+        let stage = self.stages.entry(id).or_default();
+        let next = handover::step(stage, volcano);
+        self.follow(id, epoch, next);
+        self.post(id, Event::Tick);
+        self.at(TICK_MS, Due::Tick(id, life));
+        Ok(())
+    }
+
+    fn act(&mut self, id: VolcanoId, action: Action) -> Result<(), String> {
+        if self.trace {
+            eprintln!("{} v{id}: {action:?}", self.time);
+        }
+        match action {
+            Action::Reply {
+                token,
+                reply,
+                payload,
+            } => {
+                if let Some(waiter) = self.tokens.remove(&token) {
+                    let delay = self.delay();
+                    let due = Due::Reply {
+                        client: waiter.client,
+                        slot: waiter.slot,
+                        seq: waiter.seq,
+                        reply,
+                        payload,
+                    };
+                    self.at(delay, due);
+                }
+            }
+            Action::Forward {
+                token,
+                to,
+                request,
+                payload,
+            } => {
+                if let Some(waiter) = self.tokens.remove(&token) {
+                    let delay = self.delay();
+                    let due = Due::Request {
+                        to,
+                        client: waiter.client,
+                        proxied: true,
+                        request,
+                        payload,
+                    };
+                    self.at(delay, due);
+                }
+            }
+            Action::Send {
+                to,
+                message,
+                payload,
+            } => {
+                let delay = self.delay();
+                let dialled = (id, to);
+                let sent = self.network.send(dialled, lane(&message), self.time, delay);
+                if let Some((when, number)) = sent {
+                    let mut all = BytesMut::new();
+                    payload
+                        .iter()
+                        .for_each(|piece| all.extend_from_slice(piece));
+                    let payload = all.freeze();
+                    let due = Due::Message {
+                        dialled,
+                        number,
+                        message,
+                        payload,
+                    };
+                    self.at(when - self.time, due);
+                }
+            }
+            Action::Tell { .. } => {}
+            Action::Io { job, io } => {
+                let done = self.io(id, &io)?;
+                self.post(id, Event::IoDone { job, done });
+            }
+            Action::Propose(change) => {
+                let engine = self.volcanos.get(&id).and_then(Volcano::engine);
+                let epoch = engine.map_or(Epoch(0), |engine| engine.lava().epoch);
+                self.send_proposal(id, epoch, *change, false);
+            }
+            Action::Drained { slice, to } => {
+                let stage = self.stages.get(&id).copied().unwrap_or_default();
+                if stage == Stage::Draining(slice, to) {
+                    let epoch = self.volcanos.get(&id).map_or(Epoch(0), |v| v.lava.epoch);
+                    self.send_proposal(id, epoch, Change::MoveOwner { slice, to }, true);
+                } else {
+                    self.post(id, Event::Resume { slice });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn io(&self, id: VolcanoId, job: &IoJob) -> Result<IoDone, String> {
+        let Some(engine) = self.volcanos.get(&id).and_then(Volcano::engine) else {
+            return Ok(IoDone::Started);
+        };
+        let store = engine.store();
+        let done = match job {
+            IoJob::Read { flare, offset, len } => match store.flare(flare.key()) {
+                Ok(Some(row)) => store.read(&row, *offset, *len).map(IoDone::Read),
+                Ok(None) => Ok(IoDone::Read(Bytes::new())),
+                Err(error) => Err(error),
+            },
+            IoJob::Sync { flare } => store.sync_content(*flare).map(|()| IoDone::Synced),
+            IoJob::WriteBack { .. } => Ok(IoDone::Started),
+        };
+        done.map_err(|error| error.to_string())
+    }
+
+    // The agreement.
+
+    fn spread(&mut self) {
+        let lava = self.agreement.lava().clone();
+        let ids: Vec<VolcanoId> = self.volcanos.keys().copied().collect();
+        for id in ids {
+            let delay = self.delay();
+            self.at(delay, Due::Lava(id, Box::new(lava.clone())));
+        }
+    }
+
+    fn learn(&mut self, id: VolcanoId, lava: Lava) -> Result<(), String> {
+        if let Some(volcano) = self.volcanos.get_mut(&id)
+            && lava.epoch > volcano.lava.epoch
+        {
+            volcano.lava = lava.clone();
+        }
+        self.post(id, Event::Lava(Box::new(lava)));
+        Ok(())
+    }
+
+    fn send_proposal(&mut self, by: VolcanoId, epoch: Epoch, change: Change, handover: bool) {
+        let life = self.volcanos.get(&by).map_or(0, |v| v.life);
+        let delay = self.delay();
+        let due = Due::Propose {
+            by,
+            life,
+            epoch,
+            change: Box::new(change),
+            handover,
+        };
+        self.at(delay, due);
+    }
+
+    fn propose(
+        &mut self,
+        by: VolcanoId,
+        life: u64,
+        epoch: Epoch,
+        change: Box<Change>,
+        handover: bool,
+    ) -> Result<(), String> {
+        let accepted = self.agreement.propose(epoch, &change);
+        if self.trace {
+            eprintln!("{} agreement: {change:?} of {by}: {accepted}", self.time);
+        }
+        let lava = accepted.then(|| Box::new(self.agreement.lava().clone()));
+        if accepted {
+            self.spread();
+        }
+        let delay = self.delay();
+        let due = Due::Decided {
+            to: by,
+            life,
+            change,
+            lava,
+            handover,
+        };
+        self.at(delay, due);
+        Ok(())
+    }
+
+    fn decided(
+        &mut self,
+        to: VolcanoId,
+        life: u64,
+        change: Box<Change>,
+        lava: Option<Box<Lava>>,
+        handover: bool,
+    ) -> Result<(), String> {
+        if self.volcanos.get(&to).is_none_or(|v| v.life != life) {
+            return Ok(());
+        }
+        let accepted = lava.is_some();
+        if let Some(lava) = &lava {
+            self.learn(to, (**lava).clone())?;
+        }
+        if !handover {
+            self.post(to, Event::Proposed { change, accepted });
+            return Ok(());
+        }
+        if let Some(volcano) = self.volcanos.get(&to) {
+            let epoch = volcano.lava.epoch;
+            let stage = self.stages.entry(to).or_default();
+            let next = handover::decided(stage, volcano, &change, lava.as_deref());
+            self.follow(to, epoch, next);
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, id: VolcanoId, epoch: Epoch, next: Next) {
+        match next {
+            Next::Wait => {}
+            Next::Propose(change) => self.send_proposal(id, epoch, change, true),
+            Next::Post(event) => self.post(id, event),
+        }
+    }
+
+    // Clients.
+
+    fn poll(&mut self, client: usize) -> Result<(), String> {
+        match self.clients[client].poll()? {
+            Wants::Request => self.send_request(client),
+            Wants::Pause(ms) => {
+                let waits = self.clients[client].waits;
+                self.at(ms, Due::Wake(client, waits));
+            }
+            Wants::Ended => self.working -= 1,
+        }
+        Ok(())
+    }
+
+    fn send_request(&mut self, client: usize) {
+        let Some((request, payload)) = self.clients[client].request() else {
+            return;
+        };
+        let ids: Vec<VolcanoId> = self.volcanos.keys().copied().collect();
+        let any = ids[self.rng.random_range(0..ids.len())];
+        let owner = self.clients[client].lava.owner_of(request.key);
+        // Now and then by way of another volcano, which passes it on.
+        let to = match self.rng.random_bool(0.1) {
+            true => any,
+            false => owner.unwrap_or(any),
+        };
+        let delay = self.delay();
+        let due = Due::Request {
+            to,
+            client,
+            proxied: false,
+            request: Box::new(request),
+            payload,
+        };
+        self.at(delay, due);
+        let waits = self.clients[client].waits;
+        self.at(ATTEMPT_MS, Due::SendAgain(client, waits));
+    }
+
+    fn request(
+        &mut self,
+        to: VolcanoId,
+        client: usize,
+        proxied: bool,
+        request: Box<Request>,
+        payload: Bytes,
+    ) {
+        let (slot, seq) = (request.slot, request.seq);
+        // Who has its answer closes what is still on its way.
+        if !self.clients[client].awaits(slot, seq) {
+            return;
+        }
+        self.counter += 1;
+        let token = self.counter;
+        self.tokens.insert(token, Waiter { client, slot, seq });
+        let origin = Origin { token, proxied };
+        let event = Event::Request {
+            origin,
+            request,
+            payload,
+        };
+        self.post(to, event);
+    }
+
+    fn reply(
+        &mut self,
+        client: usize,
+        slot: Slot,
+        seq: SlotSeq,
+        reply: Reply,
+        payload: Bytes,
+    ) -> Result<(), String> {
+        if !self.clients[client].awaits(slot, seq) {
+            return Ok(());
+        }
+        if self.clients[client].take(reply, payload) {
+            return self.poll(client);
+        }
+        let pause = self.rng.random_range(5..200);
+        let waits = self.clients[client].waits;
+        self.at(pause, Due::SendAgain(client, waits));
+        Ok(())
+    }
+
+    // Quiet.
+
+    fn is_quiet(&self) -> bool {
+        let lava = self.agreement.lava();
+        let whole = lava.slices.iter().all(|slice| {
+            let wanted = lava.wanted_copies(slice.owner);
+            wanted
+                .iter()
+                .all(|v| slice.copy_on(*v).is_some_and(|copy| copy.in_sync))
+        });
+        let settled = lava
+            .volcanos
+            .iter()
+            .all(|v| lava.owned_by(v.id).next().is_some());
+        whole
+            && settled
+            && self.volcanos.values().all(|volcano| {
+                volcano.engine().is_some_and(|engine| {
+                    let statistics = engine.statistics();
+                    engine.lava().epoch == lava.epoch
+                        && engine.is_quiet()
+                        && statistics.transactions == 0
+                        && statistics.parked == 0
+                })
+            })
+    }
+
+    fn unquiet(&self) -> String {
+        let of = |volcano: &Volcano| match volcano.engine() {
+            None => format!("v{} is down", volcano.id),
+            Some(engine) => format!(
+                "v{} epoch {} quiet {} {:?}",
+                volcano.id,
+                engine.lava().epoch,
+                engine.is_quiet(),
+                engine.statistics()
+            ),
+        };
+        let volcanos: Vec<String> = self.volcanos.values().map(of).collect();
+        let lava = self.agreement.lava();
+        format!(
+            "{volcanos:#?}, slices {:#?}, hand-overs {:?}",
+            lava.slices, self.stages
+        )
+    }
+
+    /// Reads everything that a run's end is checked by.
+    pub fn owner_of(&self, key: magma_core::key::Key) -> Option<&Volcano> {
+        self.volcanos.get(&self.lava().owner_of(key)?)
+    }
+}
