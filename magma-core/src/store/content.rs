@@ -79,6 +79,16 @@ pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> 
     }
 }
 
+/// Makes a directory that may be there already.
+fn make_directory(path: &Path) -> StoreResult<()> {
+    match fs::create_dir(path) {
+        Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+            Err(io_error("create", path, source))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Puts the entries of a directory on the disk.
 pub(super) fn sync_directory(path: &Path) -> StoreResult<()> {
     File::open(path)
@@ -87,22 +97,9 @@ pub(super) fn sync_directory(path: &Path) -> StoreResult<()> {
 }
 
 impl ContentFiles {
-    /// Opens `directory`, and makes it with its 256 parts when it is new.
+    /// Opens `directory`, and makes it when it is new.
     pub fn open(directory: &Path) -> StoreResult<ContentFiles> {
-        let made = |path: &Path| match fs::create_dir(path) {
-            Err(source) if source.kind() != ErrorKind::AlreadyExists => {
-                Err(io_error("create", path, source))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        };
-        // The last part is made last: when it is there, all are.
-        if !directory.join(name::part(u8::MAX)).is_dir() {
-            made(directory)?;
-            for first in 0..=u8::MAX {
-                made(&directory.join(name::part(first)))?;
-            }
-            sync_directory(directory)?;
-        }
+        make_directory(directory)?;
         Ok(ContentFiles {
             shared: Arc::new(Shared {
                 directory: directory.to_path_buf(),
@@ -299,6 +296,9 @@ impl ContentFiles {
         for segment in 0.. {
             let id = FileId(flare, segment);
             let Some(file) = self.existing(id)? else {
+                if segment == 0 {
+                    return Ok(());
+                }
                 break;
             };
             file.file
@@ -364,12 +364,24 @@ impl ContentFiles {
         let path = id.path(&self.shared.directory);
         let first = usize::from(id.0.key().0[0]);
         let mut unsynced = lock(&self.shared.unsynced[first]);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|source| io_error("create", &path, source))?;
+        let open = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)
+        };
+        let mut file = open();
+        if matches!(&file, Err(error) if error.kind() == ErrorKind::NotFound) {
+            // The first file of its part. This happens 256 times in the life of a store, so
+            // that the part's own name can be made durable at once.
+            if let Some(part) = path.parent() {
+                make_directory(part)?;
+            }
+            sync_directory(&self.shared.directory)?;
+            file = open();
+        }
+        let file = file.map_err(|source| io_error("create", &path, source))?;
         *unsynced = true;
         drop(unsynced);
         self.keep(id, file)

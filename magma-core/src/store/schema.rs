@@ -14,12 +14,18 @@ use super::{StoreError, StoreResult};
 /// Version 1: everything that the first release writes, and the tables (`undo`, `intents`)
 /// whose rows come with power-loss recovery.
 ///
+/// What belongs to one flare lies side by side in one table: its row (part 0), its links (1),
+/// extended attributes (2) and inline content (3). Keys are hashes, so that each table which a
+/// create touches costs a page of its own, twice: in the log and in the database.
+///
 /// Unfinished rows are found through partial indexes, which cost nothing for settled rows.
 /// Replies have no index on their key: they change with every operation and are looked up by
 /// key only while a copy is filled (see [`super::sqlite`]).
 const VERSION_1: &str = "
 CREATE TABLE flares (
-    key BLOB NOT NULL PRIMARY KEY, unsettled INTEGER NOT NULL, row BLOB NOT NULL
+    key BLOB NOT NULL, part INTEGER NOT NULL, name BLOB NOT NULL,
+    unsettled INTEGER NOT NULL, row BLOB NOT NULL,
+    PRIMARY KEY (key, part, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX flares_unsettled ON flares (key) WHERE unsettled = 1;
 
@@ -30,22 +36,6 @@ CREATE TABLE entries (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX entries_by_cookie ON entries (key, cookie);
 CREATE INDEX entries_unsettled ON entries (key) WHERE unsettled = 1;
-
-CREATE TABLE links (
-    key BLOB NOT NULL, parent BLOB NOT NULL, parent_inc BLOB NOT NULL, name BLOB NOT NULL,
-    unsettled INTEGER NOT NULL, row BLOB NOT NULL,
-    PRIMARY KEY (key, parent, parent_inc, name)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX links_unsettled ON links (key) WHERE unsettled = 1;
-
-CREATE TABLE xattrs (
-    key BLOB NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL,
-    PRIMARY KEY (key, name)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE inline (
-    key BLOB NOT NULL PRIMARY KEY, data BLOB NOT NULL
-) STRICT, WITHOUT ROWID;
 
 CREATE TABLE journal (
     slice INTEGER NOT NULL, seq INTEGER NOT NULL, epoch INTEGER NOT NULL, record BLOB NOT NULL,

@@ -1,1 +1,6 @@
-//! Tests of the stores.
+//! Tests of the stores: what both must do, the two against each other, and the disk.
+
+mod conformance;
+mod disk;
+mod random;
+mod samples;

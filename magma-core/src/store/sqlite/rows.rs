@@ -6,17 +6,36 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::SqliteStore;
-use crate::ids::{Stamp, TxId};
+use crate::flare::Name;
+use crate::ids::{FlareRef, Stamp, TxId};
 use crate::key::Key;
 use crate::store::StoreResult;
 use crate::wire::codec;
 
-/// An incarnation or version.
-pub(super) fn stamp(Stamp(slice, epoch, seq): Stamp) -> [u8; 24] {
-    let mut bytes = [0; 24];
-    bytes[..8].copy_from_slice(&slice.0.to_be_bytes());
-    bytes[8..16].copy_from_slice(&epoch.0.to_be_bytes());
-    bytes[16..].copy_from_slice(&seq.0.to_be_bytes());
+/// What a row of table `flares` holds. The numbers are on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The flare itself. Its name is empty.
+    Row = 0,
+    /// A link, named by [`link_name`].
+    Link = 1,
+    /// The value of an extended attribute.
+    Xattr = 2,
+    /// Inline content. Its name is empty.
+    Inline = 3,
+}
+
+/// The name of a part that there is one of.
+pub(super) const NO_NAME: &[u8] = &[];
+
+/// The name of a link's row: directory, incarnation and name.
+pub(super) fn link_name(FlareRef(key, Stamp(slice, epoch, seq)): FlareRef, name: &Name) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(44 + name.as_bytes().len());
+    bytes.extend_from_slice(&key.0);
+    bytes.extend_from_slice(&slice.0.to_be_bytes());
+    bytes.extend_from_slice(&epoch.0.to_be_bytes());
+    bytes.extend_from_slice(&seq.0.to_be_bytes());
+    bytes.extend_from_slice(name.as_bytes());
     bytes
 }
 

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 
-use super::rows::{identity, ordered, stamp, tx};
+use super::rows::{NO_NAME, Part, identity, link_name, ordered, tx};
 use super::{META_CLOCK, SqliteStore};
 use crate::effect::{ContentWrite, Effect, Record};
 use crate::flare::{EntryRow, FlareRow, Layout, LinkRow, OutboxRow, ReplyRow};
@@ -15,11 +15,8 @@ use crate::store::content::{ContentFiles, io_error};
 use crate::store::{Durability, Store, StoreResult, View, rules};
 
 /// Forgets all rows of a range of keys, replies apart.
-const CLEAR_RANGE: [&str; 8] = [
+const CLEAR_RANGE: [&str; 5] = [
     "DELETE FROM entries WHERE key BETWEEN ?1 AND ?2",
-    "DELETE FROM links WHERE key BETWEEN ?1 AND ?2",
-    "DELETE FROM xattrs WHERE key BETWEEN ?1 AND ?2",
-    "DELETE FROM inline WHERE key BETWEEN ?1 AND ?2",
     "DELETE FROM outbox WHERE key BETWEEN ?1 AND ?2",
     "DELETE FROM decisions WHERE key BETWEEN ?1 AND ?2",
     "DELETE FROM holders WHERE key BETWEEN ?1 AND ?2",
@@ -46,20 +43,13 @@ impl SqliteStore {
                     (dir.0, name.as_bytes()),
                 )?,
                 Effect::PutLink(key, row) => self.put_link(*key, row)?,
-                Effect::DropLink(key, parent, name) => self.execute(
-                    "DELETE FROM links
-                     WHERE key = ?1 AND parent = ?2 AND parent_inc = ?3 AND name = ?4",
-                    (key.0, parent.key().0, stamp(parent.inc()), name.as_bytes()),
-                )?,
-                Effect::PutXattr(key, name, value) => self.execute(
-                    "INSERT INTO xattrs (key, name, value) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (key, name) DO UPDATE SET value = excluded.value",
-                    (key.0, name, value),
-                )?,
-                Effect::DropXattr(key, name) => self.execute(
-                    "DELETE FROM xattrs WHERE key = ?1 AND name = ?2",
-                    (key.0, name),
-                )?,
+                Effect::DropLink(key, parent, name) => {
+                    self.drop_part(*key, Part::Link, &link_name(*parent, name))?;
+                }
+                Effect::PutXattr(key, name, value) => {
+                    self.put_part(*key, Part::Xattr, name, false, value)?;
+                }
+                Effect::DropXattr(key, name) => self.drop_part(*key, Part::Xattr, name)?,
                 Effect::Write(write) => {
                     if let Some(layout) = self.layout(seen, write.flare)? {
                         self.write_content(write, layout)?;
@@ -126,14 +116,35 @@ impl SqliteStore {
         if self.doomed.remove(&row.flare_ref()) {
             self.content.remove(row.flare_ref())?;
         }
+        self.put_part(
+            row.key,
+            Part::Row,
+            NO_NAME,
+            rules::flare_unsettled(row),
+            &self.encoded("flares", row)?,
+        )
+    }
+
+    fn put_part(
+        &self,
+        key: Key,
+        part: Part,
+        name: &[u8],
+        unsettled: bool,
+        row: &[u8],
+    ) -> StoreResult<()> {
         self.execute(
-            "INSERT INTO flares (key, unsettled, row) VALUES (?1, ?2, ?3)
-             ON CONFLICT (key) DO UPDATE SET unsettled = excluded.unsettled, row = excluded.row",
-            (
-                row.key.0,
-                rules::flare_unsettled(row),
-                self.encoded("flares", row)?,
-            ),
+            "INSERT INTO flares (key, part, name, unsettled, row) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (key, part, name) DO UPDATE SET
+                 unsettled = excluded.unsettled, row = excluded.row",
+            (key.0, part as i64, name, unsettled, row),
+        )
+    }
+
+    fn drop_part(&self, key: Key, part: Part, name: &[u8]) -> StoreResult<()> {
+        self.execute(
+            "DELETE FROM flares WHERE key = ?1 AND part = ?2 AND name = ?3",
+            (key.0, part as i64, name),
         )
     }
 
@@ -144,14 +155,9 @@ impl SqliteStore {
             Some(row) if row.inc == flare.inc() => row,
             Some(_) | None => return Ok(()),
         };
-        match row.layout {
-            Layout::Inline => self.put_inline(key, &[])?,
-            Layout::Segments => {
-                self.doomed.insert(flare);
-            }
+        if row.layout == Layout::Segments {
+            self.doomed.insert(flare);
         }
-        self.execute("DELETE FROM links WHERE key = ?1", [key.0])?;
-        self.execute("DELETE FROM xattrs WHERE key = ?1", [key.0])?;
         self.execute("DELETE FROM flares WHERE key = ?1", [key.0])
     }
 
@@ -171,19 +177,12 @@ impl SqliteStore {
     }
 
     fn put_link(&self, key: Key, row: &LinkRow) -> StoreResult<()> {
-        self.execute(
-            "INSERT INTO links (key, parent, parent_inc, name, unsettled, row)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (key, parent, parent_inc, name) DO UPDATE SET
-                 unsettled = excluded.unsettled, row = excluded.row",
-            (
-                key.0,
-                row.parent.key().0,
-                stamp(row.parent.inc()),
-                row.name.as_bytes(),
-                rules::link_unsettled(row),
-                self.encoded("links", row)?,
-            ),
+        self.put_part(
+            key,
+            Part::Link,
+            &link_name(row.parent, &row.name),
+            rules::link_unsettled(row),
+            &self.encoded("flares", row)?,
         )
     }
 
@@ -236,13 +235,9 @@ impl SqliteStore {
     /// Empty content has no row.
     fn put_inline(&self, key: Key, data: &[u8]) -> StoreResult<()> {
         if data.is_empty() {
-            return self.execute("DELETE FROM inline WHERE key = ?1", [key.0]);
+            return self.drop_part(key, Part::Inline, NO_NAME);
         }
-        self.execute(
-            "INSERT INTO inline (key, data) VALUES (?1, ?2)
-             ON CONFLICT (key) DO UPDATE SET data = excluded.data",
-            (key.0, data),
-        )
+        self.put_part(key, Part::Inline, NO_NAME, false, data)
     }
 
     fn write_content(&mut self, write: &ContentWrite, layout: Layout) -> StoreResult<()> {
