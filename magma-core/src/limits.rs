@@ -94,6 +94,17 @@ pub const SEND_QUEUE: usize = 4096;
 /// Connections that one endpoint accepts.
 pub const CONNECTIONS_MAX: usize = 4096;
 
+/// Largest hello and welcome of a connection in bytes.
+pub const HELLO_MAX: usize = 64 * 1024;
+/// Handshakes that one endpoint has under way; peers beyond it are turned away.
+pub const HANDSHAKES_MAX: usize = 256;
+/// Handshakes under way beyond which a newcomer must first prove its address (QUIC retry).
+pub const HANDSHAKES_UNPROVEN: usize = 32;
+/// Bytes of bulk messages of one connection that wait to be sent.
+pub const BULK_OUT_BYTES: usize = 2 * SHIP_WINDOW_BYTES;
+/// Bytes of bulk messages of one connection that have partly arrived.
+pub const BULK_IN_BYTES: usize = 4 * SHIP_WINDOW_BYTES;
+
 /// Records kept in the journal of a slice.
 pub const JOURNAL_RECORDS: u64 = 20_000;
 /// Bytes of records that an owner keeps in flight towards one copy.
@@ -211,3 +222,8 @@ const _: () = assert!(CLIENT_PATIENCE_MS > CLIENT_ATTEMPT_MS);
 const _: () = assert!(IO_MAX <= CLIENT_BYTES_IN_FLIGHT);
 const _: () = assert!(READDIR_BATCH as usize <= READDIR_BYTES_MAX);
 const _: () = assert!(PATH_MAX + NAME_MAX < BIRTH_PATH_MAX);
+const _: () = assert!(FRAME_HEADER_MAX + FRAME_PAYLOAD_MAX <= BULK_OUT_BYTES);
+// What the other side may have under way (waiting, and in its send window) fits into ours.
+const _: () = assert!(BULK_OUT_BYTES + SHIP_WINDOW_BYTES <= BULK_IN_BYTES);
+const _: () = assert!(HANDSHAKES_UNPROVEN < HANDSHAKES_MAX);
+const _: () = assert!(HELLO_MAX <= FRAME_HEADER_MAX);

@@ -1,475 +1,470 @@
 //! Connections: calls with answers out of order, ordered lanes, bulk streams.
 //!
-//! Each lane is one bidirectional stream that the dialler opens and both sides keep. Small
-//! calls, their replies and pushes are frames on it; whatever is ready for one peer leaves in
-//! one write. A call with much content has a stream of its own, and so has a reply: nothing
-//! small waits behind it.
-//!
 //! | file | what |
 //! |---|---|
-//! | [`frame`] | the frames of a stream: header, bounds, parsing |
-//! | [`stream`] | one writer and one reader task a lane; streams of one message |
+//! | `frame` | the frame: its prefix and how it is read off a stream |
+//! | `queue` | what waits to be sent on a lane, and its writer |
+//! | `calls` | the questions that wait for an answer, and their limits |
+//! | `reader` | takes frames off the streams and hands them to the [`Service`] |
+//! | `bulk` | messages that have a stream of their own |
+//!
+//! [`Service`]: super::Service
+//!
+//! On the wire: the dialler opens one bidirectional stream for each lane. The first carries the
+//! hello and the welcome and then is the Control lane, on which small questions and answers
+//! travel too. A question above [`BULK_THRESHOLD`] gets a bidirectional stream of its own, on
+//! which its answer comes back; the bulk answer to a small question comes on a unidirectional
+//! stream. Both sides may ask; each numbers its own questions.
 
-mod frame;
-mod stream;
+mod bulk;
+mod calls;
+pub(super) mod frame;
+mod queue;
+mod reader;
 
-use std::collections::HashMap;
+use quinn::{RecvStream, SendStream, VarInt};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-
-use bytes::Bytes;
-use magma_core::limits::{
-    BULK_THRESHOLD, CALLS_PER_CONNECTION, FRAME_HEADER_MAX, FRAME_PAYLOAD_MAX, SEND_QUEUE,
-    SHIP_WINDOW_BYTES,
-};
-use quinn::{RecvStream, SendStream, VarInt};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use super::quic::explain;
-use super::watch::Refusals;
+use super::quic::failure::{self, Code};
+use super::quic::refusals::Refusals;
 use super::{Frame, Lane, SharedService, TransportError};
-use crate::node::lock;
-use frame::{Kind, Mark};
-use stream::Queued;
+use bytes::Bytes;
+use calls::{Calls, Waiter};
+use frame::{BadFrame, Inbox, Kind, Prefix};
+use magma_core::limits::{BULK_OUT_BYTES, BULK_THRESHOLD, CALLS_PER_CONNECTION};
+use queue::{Rejected, SendQueue};
 
-/// Overdue calls are looked for this often.
-const SWEEP: Duration = Duration::from_millis(100);
+pub(super) use queue::write_frame;
+pub(super) use reader::next_frame;
 
-/// Who waits for the answer of a call.
-type Done = Box<dyn FnOnce(Result<Frame, TransportError>) + Send>;
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// A connection to a peer that has proved the secret and said hello.
+/// A connection to a peer that has proved the secret. Cheap to clone; usable from any thread.
 #[derive(Clone)]
-pub struct Connection(Arc<Inner>);
+pub struct Connection {
+    inner: Arc<Inner>,
+}
 
 struct Inner {
     id: u64,
     peer: SocketAddr,
     quic: quinn::Connection,
-    /// Frames that wait to be written, by lane.
-    lanes: [mpsc::Sender<Queued>; 2],
-    /// Bytes that wait in the lanes.
-    queued: Arc<AtomicUsize>,
-    calls: Mutex<HashMap<u64, (Instant, Done)>>,
-    next_call: AtomicU64,
-    open: AtomicBool,
     runtime: Handle,
+    service: SharedService,
     refusals: Arc<Refusals>,
+    lanes: [SendQueue; 2],
+    calls: Calls,
+    /// Questions of the peer that are not answered yet.
+    asked: AtomicUsize,
+    bulk_out: AtomicUsize,
+    bulk_in: AtomicUsize,
+    replication_open: AtomicBool,
+    closed: AtomicBool,
+    /// The first reason that was heard of.
+    closed_because: Mutex<Option<String>>,
 }
 
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Connection({} to {})", self.0.id, self.0.peer)
+/// The side that opens the lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Dialler,
+    Acceptor,
+}
+
+/// The Control lane after hello and welcome, with what has arrived behind them.
+pub(super) struct Control {
+    pub(super) send: SendStream,
+    pub(super) recv: RecvStream,
+    pub(super) inbox: Inbox,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.inner.id)
+            .field("peer", &self.inner.peer)
+            .field("open", &self.is_open())
+            .finish()
     }
 }
 
 impl Connection {
+    /// Brings a connection up whose hello is done. On the endpoint's runtime.
+    pub(super) fn start(
+        side: Side,
+        quic: quinn::Connection,
+        control: Control,
+        hello: Bytes,
+        service: SharedService,
+        refusals: Arc<Refusals>,
+    ) -> Connection {
+        let inner = Arc::new(Inner {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            peer: failure::peer(&quic),
+            quic,
+            runtime: Handle::current(),
+            service,
+            refusals,
+            lanes: Default::default(),
+            calls: Calls::default(),
+            asked: AtomicUsize::new(0),
+            bulk_out: AtomicUsize::new(0),
+            bulk_in: AtomicUsize::new(0),
+            replication_open: AtomicBool::new(side == Side::Dialler),
+            closed: AtomicBool::new(false),
+            closed_because: Mutex::new(None),
+        });
+        let connection = Connection { inner };
+        // Small messages go ahead of bulk.
+        let _ = control.send.set_priority(1);
+        connection.inner.service.connected(&connection, hello);
+        reader::start(&connection, side, control);
+        connection
+    }
+
     /// A number that no other connection of this process has.
     pub fn id(&self) -> u64 {
-        self.0.id
+        self.inner.id
     }
 
-    /// The other end.
+    /// The address of the other side.
     pub fn peer(&self) -> SocketAddr {
-        self.0.peer
+        self.inner.peer
     }
 
-    /// Whether it still works, as far as is known.
+    /// Whether the connection has not ended, as far as is known.
     pub fn is_open(&self) -> bool {
-        self.0.open.load(Ordering::Relaxed)
+        !self.inner.closed.load(Ordering::Acquire)
     }
 
-    /// Asks, and waits for the answer. Dropping the future forgets the call.
+    /// Asks and waits for the answer, from any runtime or thread. Dropping the future forgets
+    /// the question; the peer may have carried it out.
     pub async fn call(&self, frame: Frame, limit: Duration) -> Result<Frame, TransportError> {
-        let (done, answered) = oneshot::channel();
-        self.call_with(
-            frame,
-            limit,
-            Box::new(move |answer| drop(done.send(answer))),
-        );
-        let closed = TransportError::Closed {
-            addr: self.peer(),
-            reason: "it has ended".into(),
-        };
-        answered.await.unwrap_or(Err(closed))
-    }
-
-    /// Asks; `done` hears the answer, on the connection's runtime or at once.
-    pub fn call_with(&self, frame: Frame, limit: Duration, done: Done) {
-        if let Err(error) = self.check(&frame) {
-            return done(Err(error));
-        }
-        let id = self.0.next_call.fetch_add(1, Ordering::Relaxed);
-        {
-            let mut calls = lock(&self.0.calls);
-            if calls.len() >= CALLS_PER_CONNECTION {
-                drop(calls);
-                return done(Err(TransportError::Full { addr: self.peer() }));
+        /// Forgets the question when the future is dropped.
+        struct Forget<'a>(&'a Calls, u64);
+        impl Drop for Forget<'_> {
+            fn drop(&mut self) {
+                drop(self.0.take(self.1));
             }
-            calls.insert(id, (Instant::now() + limit, done));
         }
-        if !self.is_open() {
-            return self.answered(id, Err(self.ended()));
-        }
-        if frame.payload.len() > BULK_THRESHOLD {
-            let connection = self.clone();
-            self.0.runtime.spawn(async move {
-                if let Err(error) = stream::bulk_call(&connection, id, frame).await {
-                    connection.answered(id, Err(error));
-                }
-            });
-            return;
-        }
-        if let Err(error) = self.enqueue(
-            Lane::Control,
-            Mark {
-                kind: Kind::Call,
-                id,
-            },
-            frame,
-        ) {
-            self.answered(id, Err(error));
+
+        let (sender, receiver) = oneshot::channel();
+        let id = self
+            .ask(frame, limit, Waiter::Future(sender))
+            .map_err(|(error, _)| error)?;
+        let _forget = Forget(&self.inner.calls, id);
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(self.ended("the endpoint is gone")))
+    }
+
+    /// Asks and calls `done` once with the answer: on the endpoint's thread, or at once on this
+    /// one if the question cannot be sent.
+    pub fn call_with(
+        &self,
+        frame: Frame,
+        limit: Duration,
+        done: Box<dyn FnOnce(Result<Frame, TransportError>) + Send>,
+    ) {
+        if let Err((error, Some(waiter))) = self.ask(frame, limit, Waiter::Callback(done)) {
+            waiter.finish(Err(error));
         }
     }
 
-    /// Tells, without an answer. Never waits: `Full` when as much waits as may.
+    /// Sends without waiting: for room, for the peer, or for an answer.
     pub fn push(&self, lane: Lane, frame: Frame) -> Result<(), TransportError> {
         self.check(&frame)?;
-        self.enqueue(
-            lane,
-            Mark {
-                kind: Kind::Push,
-                id: 0,
-            },
-            frame,
+        let prefix = Prefix::new(Kind::Push, 0, &frame);
+        self.lane(lane)
+            .push(prefix, frame)
+            .map_err(|rejected| self.rejected(rejected))
+    }
+
+    /// Ends the connection now; what waits to be sent is dropped.
+    pub fn close(&self, reason: &str) {
+        self.close_with(Code::Goodbye, reason);
+    }
+
+    /// Bulk bytes on their way out and in.
+    #[cfg(test)]
+    pub(super) fn bulk_bytes(&self) -> (usize, usize) {
+        let Inner {
+            bulk_out, bulk_in, ..
+        } = self.inner.as_ref();
+        (
+            bulk_out.load(Ordering::Relaxed),
+            bulk_in.load(Ordering::Relaxed),
         )
     }
 
-    /// Ends the connection; both sides hear of it.
-    pub fn close(&self, reason: &str) {
-        self.0.quic.close(VarInt::from_u32(1), reason.as_bytes());
+    fn close_with(&self, code: Code, reason: &str) {
+        if self.inner.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.inner.quic.close(code.into(), failure::fit(reason));
+        self.inner.stop(reason);
     }
 
-    fn check(&self, frame: &Frame) -> Result<(), TransportError> {
-        for (size, limit) in [
-            (frame.header.len(), FRAME_HEADER_MAX),
-            (frame.payload.len(), FRAME_PAYLOAD_MAX),
-        ] {
-            if size > limit {
-                return Err(TransportError::TooLarge { size, limit });
+    /// The peer broke the rules of the wire.
+    fn refuse(&self, error: &BadFrame) {
+        if self.is_open() {
+            self.inner
+                .refusals
+                .add(self.inner.peer, &format!("a bad frame: {error}"));
+            self.close_with(Code::BadFrame, &error.to_string());
+        }
+    }
+
+    /// Registers and sends a question. On failure the waiter comes back if it was not told.
+    fn ask(
+        &self,
+        frame: Frame,
+        limit: Duration,
+        waiter: Waiter,
+    ) -> Result<u64, (TransportError, Option<Waiter>)> {
+        let size = match self.check(&frame) {
+            Ok(size) => size,
+            Err(error) => return Err((error, Some(waiter))),
+        };
+        let bulk = if size > BULK_THRESHOLD {
+            match self.reserve_out(size) {
+                Some(reserved) => Some(reserved),
+                None => return Err((self.full(), Some(waiter))),
+            }
+        } else {
+            None
+        };
+        let id = self
+            .inner
+            .calls
+            .add(waiter, limit)
+            .map_err(|rejected| match rejected {
+                calls::Rejected::Full(waiter) => (self.full(), Some(waiter)),
+                calls::Rejected::Closed(waiter, reason) => (self.ended(&reason), Some(waiter)),
+            })?;
+        let prefix = Prefix::new(Kind::Call, id, &frame);
+        match bulk {
+            Some(reserved) => {
+                let asking = bulk::ask(self.clone(), prefix, frame, reserved);
+                self.inner.runtime.spawn(async move {
+                    // Past the limit nobody waits; the streams are given back.
+                    let _ = tokio::time::timeout(limit, asking).await;
+                });
+            }
+            None => {
+                if let Err(rejected) = self.lane(Lane::Control).push(prefix, frame) {
+                    return Err((self.rejected(rejected), self.inner.calls.take(id)));
+                }
             }
         }
-        Ok(())
+        Ok(id)
     }
 
-    fn enqueue(&self, lane: Lane, mark: Mark, frame: Frame) -> Result<(), TransportError> {
-        let size = frame.header.len() + frame.payload.len();
-        let full = TransportError::Full { addr: self.peer() };
-        if self.0.queued.load(Ordering::Relaxed) + size > 2 * SHIP_WINDOW_BYTES {
-            return Err(full);
-        }
-        self.0.queued.fetch_add(size, Ordering::Relaxed);
-        self.0.lanes[lane as usize]
-            .try_send(Queued { mark, frame })
-            .map_err(|error| {
-                self.0.queued.fetch_sub(size, Ordering::Relaxed);
-                match error {
-                    mpsc::error::TrySendError::Full(_) => full,
-                    mpsc::error::TrySendError::Closed(_) => self.ended(),
-                }
-            })
+    fn check(&self, frame: &Frame) -> Result<usize, TransportError> {
+        frame::check(frame).map_err(|(size, limit)| TransportError::TooLarge { size, limit })
     }
 
-    fn ended(&self) -> TransportError {
-        match self.0.quic.close_reason() {
-            Some(error) => explain(self.peer(), &error),
-            None => TransportError::Closed {
-                addr: self.peer(),
-                reason: "it has ended".into(),
-            },
+    fn lane(&self, lane: Lane) -> &SendQueue {
+        match lane {
+            Lane::Control => &self.inner.lanes[0],
+            Lane::Replication => &self.inner.lanes[1],
         }
     }
 
-    /// Hands an answer to whoever waits for it.
-    fn answered(&self, id: u64, answer: Result<Frame, TransportError>) {
-        let waiting = lock(&self.0.calls).remove(&id);
-        if let Some((_, done)) = waiting {
-            done(answer);
+    fn reserve_out(&self, bytes: usize) -> Option<Reserved> {
+        Reserved::take(&self.inner, |inner| &inner.bulk_out, bytes, BULK_OUT_BYTES)
+    }
+
+    fn rejected(&self, rejected: Rejected) -> TransportError {
+        match rejected {
+            Rejected::Full => self.full(),
+            Rejected::Closed => self.ended("it is closed"),
         }
     }
 
-    /// A peer that does not keep to the protocol: the connection ends.
-    fn misbehaved(&self, reason: &str) {
-        self.0.refusals.refuse(self.peer(), reason);
-        self.close(reason);
+    fn full(&self) -> TransportError {
+        TransportError::Full {
+            addr: self.inner.peer,
+        }
+    }
+
+    fn ended(&self, otherwise: &str) -> TransportError {
+        let reason = self.inner.closed_because().clone();
+        let reason = reason.unwrap_or_else(|| otherwise.to_owned());
+        TransportError::Closed {
+            addr: self.inner.peer,
+            reason,
+        }
+    }
+
+    fn unanswered(&self) -> TransportError {
+        TransportError::NoAnswer {
+            addr: self.inner.peer,
+            reason: "it dropped the question".to_owned(),
+        }
     }
 }
 
-/// The place for the answer to one call. Dropped unsent, the caller is told so at once.
+impl Inner {
+    fn closed_because(&self) -> MutexGuard<'_, Option<String>> {
+        self.closed_because
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets everything that waits on the connection know that it has ended.
+    fn stop(&self, reason: &str) {
+        self.closed_because()
+            .get_or_insert_with(|| reason.to_owned());
+        self.closed.store(true, Ordering::Release);
+        self.lanes.iter().for_each(SendQueue::close);
+        for waiter in self.calls.close(reason) {
+            let error = TransportError::Closed {
+                addr: self.peer,
+                reason: reason.to_owned(),
+            };
+            waiter.finish(Err(error));
+        }
+    }
+}
+
+/// Bytes counted against a bound of the connection until this is dropped.
+struct Reserved {
+    inner: Arc<Inner>,
+    counter: fn(&Inner) -> &AtomicUsize,
+    bytes: usize,
+}
+
+impl Reserved {
+    fn take(
+        inner: &Arc<Inner>,
+        counter: fn(&Inner) -> &AtomicUsize,
+        bytes: usize,
+        limit: usize,
+    ) -> Option<Reserved> {
+        counter(inner)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                Some(used + bytes).filter(|sum| *sum <= limit)
+            })
+            .ok()
+            .map(|_| Reserved {
+                inner: inner.clone(),
+                counter,
+                bytes,
+            })
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        (self.counter)(&self.inner).fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The way back to whoever asked. Dropping it unsent tells the asker so at once.
 pub struct Replier {
     connection: Connection,
     id: u64,
-    /// The stream of a bulk call, on which its answer travels.
-    stream: Option<SendStream>,
-    sent: bool,
+    way: Option<Way>,
+}
+
+/// How an answer travels.
+enum Way {
+    /// As its size demands.
+    Lane,
+    /// On the stream of the question.
+    Stream(SendStream),
+}
+
+impl fmt::Debug for Replier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replier")
+            .field("to", &self.connection)
+            .field("id", &self.id)
+            .finish()
+    }
 }
 
 impl Replier {
-    /// Answers.
-    pub fn send(mut self, frame: Frame) {
-        self.sent = true;
-        if let Err(error) = self.connection.check(&frame) {
-            tracing::error!(target: "magma::n", "a reply is not sent: {error}");
-            return self.give_up();
+    /// Counts a question of the peer in; gives the way back if too many wait already.
+    fn new(connection: &Connection, id: u64, way: Way) -> Result<Replier, Way> {
+        let asked = &connection.inner.asked;
+        if asked.fetch_add(1, Ordering::Relaxed) >= CALLS_PER_CONNECTION {
+            asked.fetch_sub(1, Ordering::Relaxed);
+            return Err(way);
         }
-        let connection = self.connection.clone();
-        let mark = Mark {
-            kind: Kind::Reply,
-            id: self.id,
+        Ok(Replier {
+            connection: connection.clone(),
+            id,
+            way: Some(way),
+        })
+    }
+
+    /// Answers, from any thread. An answer over the bounds of a frame counts as none.
+    pub fn send(mut self, frame: Frame) {
+        let size = match self.connection.check(&frame) {
+            Ok(size) => size,
+            Err(error) => {
+                tracing::error!(target: "magma::n", peer = %self.connection.peer(), "{error}");
+                return;
+            }
         };
-        if let Some(stream) = self.stream.take() {
-            connection.0.runtime.clone().spawn(async move {
-                stream::write_one(stream, mark, frame).await;
-            });
-        } else if frame.payload.len() > BULK_THRESHOLD {
-            connection.0.runtime.clone().spawn(async move {
-                if let Ok(stream) = connection.0.quic.open_uni().await {
-                    stream::write_one(stream, mark, frame).await;
+        let connection = &self.connection;
+        let prefix = Prefix::new(Kind::Reply, self.id, &frame);
+        match self.way.take() {
+            Some(Way::Lane) if size <= BULK_THRESHOLD => {
+                connection.lane(Lane::Control).push_answer(prefix, frame);
+            }
+            Some(way) => match connection.reserve_out(size) {
+                Some(reserved) => {
+                    let answering = bulk::answer(connection.clone(), way, prefix, frame, reserved);
+                    connection.inner.runtime.spawn(answering);
                 }
-            });
-        } else if connection.enqueue(Lane::Control, mark, frame).is_err() {
-            // The caller's patience, or the end of the connection, tells it.
-            tracing::debug!(target: "magma::n", peer = %connection.peer(), "a reply found no room");
+                None => way.fail(connection, self.id, Kind::Busy),
+            },
+            None => {}
         }
     }
 
-    /// Where the call came from.
+    /// The connection on which the question came.
     pub fn connection(&self) -> &Connection {
         &self.connection
-    }
-
-    fn give_up(&mut self) {
-        let mark = Mark {
-            kind: Kind::NoReply,
-            id: self.id,
-        };
-        match self.stream.take() {
-            Some(stream) => {
-                let write = stream::write_one(stream, mark, Frame::default());
-                drop(self.connection.0.runtime.spawn(write));
-            }
-            None => drop(
-                self.connection
-                    .enqueue(Lane::Control, mark, Frame::default()),
-            ),
-        }
     }
 }
 
 impl Drop for Replier {
     fn drop(&mut self) {
-        if !self.sent {
-            self.give_up();
+        self.connection.inner.asked.fetch_sub(1, Ordering::Relaxed);
+        if let Some(way) = self.way.take() {
+            way.fail(&self.connection, self.id, Kind::NoAnswer);
         }
     }
 }
 
-/// The dialling side: opens the lanes, says hello, waits for the welcome.
-pub(super) async fn dialled(
-    quic: quinn::Connection,
-    hello: Bytes,
-    service: SharedService,
-    refusals: Arc<Refusals>,
-) -> Result<(Connection, Bytes), TransportError> {
-    let addr = quic.remote_address();
-    let ended = |error: quinn::ConnectionError| explain(addr, &error);
-    let (mut send, mut recv) = quic.open_bi().await.map_err(ended)?;
-    let said = Frame {
-        header: hello.clone(),
-        payload: Bytes::new(),
-    };
-    stream::write(
-        &mut send,
-        Mark {
-            kind: Kind::Hello,
-            id: Lane::Control as u64,
-        },
-        said,
-    )
-    .await
-    .map_err(|_| stream::why(&quic))?;
-    let (mark, welcome) = match stream::read_one(&mut recv).await {
-        Ok(answer) => answer,
-        Err(_) => return Err(stream::why(&quic)),
-    };
-    if mark.kind != Kind::Welcome {
-        let reason = String::from_utf8_lossy(&welcome.header).into_owned();
-        quic.close(VarInt::from_u32(0), b"refused");
-        return Err(TransportError::Refused { addr, reason });
-    }
-    let (mut send2, recv2) = quic.open_bi().await.map_err(ended)?;
-    let mark = Mark {
-        kind: Kind::Lane,
-        id: Lane::Replication as u64,
-    };
-    stream::write(&mut send2, mark, Frame::default())
-        .await
-        .map_err(|_| stream::why(&quic))?;
-    let connection = start(
-        quic,
-        [(send, recv), (send2, recv2)],
-        service.clone(),
-        refusals,
-    );
-    service.connected(&connection, Bytes::new());
-    Ok((connection, welcome.header))
-}
-
-/// The accepting side: waits for the hello, welcomes or refuses.
-pub(super) async fn accepted(
-    quic: quinn::Connection,
-    service: SharedService,
-    refusals: Arc<Refusals>,
-) -> Result<(), String> {
-    let from = quic.remote_address();
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let (mut send, mut recv) = quic.accept_bi().await.map_err(|error| text(&error))?;
-    let (mark, hello) = stream::read_one(&mut recv)
-        .await
-        .map_err(|error| text(&error))?;
-    if mark.kind != Kind::Hello {
-        quic.close(VarInt::from_u32(1), b"no hello");
-        return Err("its first message is no hello".into());
-    }
-    match service.hello(from, hello.header.clone()) {
-        Ok(welcome) => {
-            let frame = Frame {
-                header: welcome,
-                payload: Bytes::new(),
-            };
-            stream::write(
-                &mut send,
-                Mark {
-                    kind: Kind::Welcome,
-                    id: 0,
-                },
-                frame,
-            )
-            .await
-            .map_err(|error| text(&error))?;
-        }
-        Err(reason) => {
-            let frame = Frame {
-                header: reason.clone().into(),
-                payload: Bytes::new(),
-            };
-            let refuse = Mark {
-                kind: Kind::Refused,
-                id: 0,
-            };
-            stream::write(&mut send, refuse, frame)
-                .await
-                .map_err(|error| text(&error))?;
-            // The refusal must arrive before the end of the connection overtakes it.
-            let _ = send.finish();
-            let _ = tokio::time::timeout(Duration::from_secs(1), quic.closed()).await;
-            quic.close(VarInt::from_u32(0), b"refused");
-            return Err(format!("hello refused: {reason}"));
-        }
-    }
-    let (send2, mut recv2) = quic.accept_bi().await.map_err(|error| text(&error))?;
-    let (mark, _) = stream::read_one(&mut recv2)
-        .await
-        .map_err(|error| text(&error))?;
-    if mark.kind != Kind::Lane || mark.id != Lane::Replication as u64 {
-        quic.close(VarInt::from_u32(1), b"no second lane");
-        return Err("it opened no second lane".into());
-    }
-    let connection = start(
-        quic,
-        [(send, recv), (send2, recv2)],
-        service.clone(),
-        refusals,
-    );
-    service.connected(&connection, hello.header);
-    Ok(())
-}
-
-/// Starts the tasks of a connection.
-fn start(
-    quic: quinn::Connection,
-    streams: [(SendStream, RecvStream); 2],
-    service: SharedService,
-    refusals: Arc<Refusals>,
-) -> Connection {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let (control, control_queue) = mpsc::channel(SEND_QUEUE);
-    let (replication, replication_queue) = mpsc::channel(SEND_QUEUE);
-    let queued = Arc::new(AtomicUsize::new(0));
-    let connection = Connection(Arc::new(Inner {
-        id: NEXT.fetch_add(1, Ordering::Relaxed),
-        peer: quic.remote_address(),
-        quic,
-        lanes: [control, replication],
-        queued: queued.clone(),
-        calls: Mutex::default(),
-        next_call: AtomicU64::new(1),
-        open: AtomicBool::new(true),
-        runtime: Handle::current(),
-        refusals,
-    }));
-    let queues = [control_queue, replication_queue];
-    for (lane, ((send, recv), queue)) in [Lane::Control, Lane::Replication]
-        .into_iter()
-        .zip(streams.into_iter().zip(queues))
-    {
-        tokio::spawn(stream::write_lane(send, queue, queued.clone()));
-        tokio::spawn(stream::read_lane(
-            connection.clone(),
-            lane,
-            recv,
-            service.clone(),
-        ));
-    }
-    tokio::spawn(stream::take_bulk_calls(connection.clone(), service.clone()));
-    tokio::spawn(stream::take_bulk_replies(connection.clone()));
-    tokio::spawn(mind(connection.clone(), service));
-    connection
-}
-
-/// Ends calls that are overdue, and everything when the connection ends.
-async fn mind(connection: Connection, service: SharedService) {
-    let quic = connection.0.quic.clone();
-    let closed = quic.closed();
-    tokio::pin!(closed);
-    let mut sweep = tokio::time::interval(SWEEP);
-    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let reason = loop {
-        tokio::select! {
-            reason = &mut closed => break reason,
-            _ = sweep.tick() => {
-                let now = Instant::now();
-                let overdue: Vec<u64> = lock(&connection.0.calls)
-                    .iter()
-                    .filter(|(_, (limit, _))| *limit <= now)
-                    .map(|(id, _)| *id)
-                    .collect();
-                for id in overdue {
-                    let addr = connection.peer();
-                    connection.answered(id, Err(TransportError::Timeout { addr }));
-                }
+impl Way {
+    /// Tells the asker that there will be no answer, and why.
+    fn fail(self, connection: &Connection, id: u64, kind: Kind) {
+        match self {
+            Way::Lane => {
+                let frame = Frame::default();
+                let prefix = Prefix::new(kind, id, &frame);
+                connection.lane(Lane::Control).push_answer(prefix, frame);
+            }
+            Way::Stream(mut stream) => {
+                let code = if kind == Kind::Busy {
+                    Code::Busy
+                } else {
+                    Code::NoAnswer
+                };
+                // Only a stream that is gone already cannot be reset.
+                let _ = stream.reset(VarInt::from(code));
             }
         }
-    };
-    connection.0.open.store(false, Ordering::Relaxed);
-    connection.0.refusals.forget(connection.peer());
-    let error = explain(connection.peer(), &reason);
-    let waiting: Vec<u64> = lock(&connection.0.calls).keys().copied().collect();
-    for id in waiting {
-        connection.answered(id, Err(error.clone()));
     }
-    service.closed(&connection, &error.to_string());
 }

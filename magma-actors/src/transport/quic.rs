@@ -1,287 +1,317 @@
 //! Endpoints: bind, accept, connect; loopback and LAN settings.
+//!
+//! | file | what |
+//! |---|---|
+//! | `settings` | packet sizes, windows, timeouts, by where the peer is |
+//! | `socket` | the UDP socket, and the watch for what cannot be QUIC |
+//! | `hello` | the first words on a connection |
+//! | `failure` | the errors of QUIC in our words |
+//! | `refusals` | counting and logging what is turned away |
+//!
+//! Measured by `tests/speed.rs` on loopback: dev profile, two cores, both sides on the one thread
+//! whose processor time is shown, other programs running (so the time passed is an upper bound).
+//!
+//! | what | time each | processor each, both sides |
+//! |---|---|---|
+//! | call of 100 bytes, alone | 73 µs | 40 µs |
+//! | … 4 at once | 17 µs | 11 µs |
+//! | … 32 at once | 4.1 µs | 2.2 µs |
+//! | … 128 at once | 1.8 µs | 1.3 µs |
+//! | call with 1 MiB, alone | 1.4 ms | 0.9 ms |
+//! | push of 1 MiB | 1.8 ms | 0.9 ms |
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+pub(super) mod failure;
+mod hello;
+pub(super) mod refusals;
+mod settings;
+mod socket;
+
+use bytes::Bytes;
+use quinn::TokioRuntime;
+use std::fmt;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
-use bytes::Bytes;
-use magma_core::limits::{CONNECTIONS_MAX, SHIP_WINDOW_BYTES};
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{
-    ClientConfig, ConnectionError, EndpointConfig, Incoming, MtuDiscoveryConfig, Runtime,
-    ServerConfig, TokioRuntime, TransportConfig, VarInt,
-};
-use socket2::{Domain, Socket, Type};
+use super::auth::setup;
+use super::{Connection, NetworkSecret, Protocol, SharedService, TransportError};
+use failure::{Code, canonical, fit};
+use magma_core::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX, HANDSHAKES_UNPROVEN};
+use refusals::Refusals;
+use settings::{ByPeer, Settings};
+use socket::WatchedSocket;
 
-use super::mux::{self, Connection};
-use super::watch::{Refusals, WatchedSocket};
-use super::{NetworkSecret, Protocol, SharedService, TransportError};
+/// A connection is up within this time or counts as failed.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// An accepted handshake is done within this time.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
+/// How long the goodbyes may take to leave.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+/// TLS wants a name; the key is what counts.
+const SERVER_NAME: &str = "magma";
 
-/// Socket buffers: what arrives while this thread is busy elsewhere.
-const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
-/// Streams that a peer may have open: bulk calls and replies.
-const STREAMS: u32 = 1024;
-/// A dead peer is noticed after this long.
-const IDLE: Duration = Duration::from_secs(5);
-/// How often a quiet connection says that it lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// A connect, with handshake and hello.
-pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// Handshakes that may be under way before addresses must be proved first.
-const PENDING_HANDSHAKES: usize = 64;
-/// Largest datagram on loopback. A larger initial size hangs the handshake, so it is
-/// discovered; segmentation offload is off because the datagrams are larger than it takes.
-const LOOPBACK_MTU: u16 = 65_000;
-/// Largest datagram elsewhere: with segmentation offload, sizes over 6500 lose packets.
-const LAN_MTU: u16 = 6_400;
-
-/// One UDP port that speaks one protocol, as server and as client.
+/// One UDP socket with all its connections. Cheap to clone; the last clone that is dropped
+/// closes it.
 #[derive(Clone)]
 pub struct Endpoint {
-    inner: quinn::Endpoint,
-    client: ClientConfig,
+    owner: Arc<Owner>,
+}
+
+struct Owner {
+    shared: Arc<Shared>,
+}
+
+/// What the tasks of an endpoint share.
+struct Shared {
+    quic: quinn::Endpoint,
+    dial: ByPeer<quinn::ClientConfig>,
+    accept: ByPeer<Arc<quinn::ServerConfig>>,
+    runtime: Handle,
     refusals: Arc<Refusals>,
+    handshakes: AtomicUsize,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("local", &self.local_addr().ok())
+            .finish()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared
+            .quic
+            .close(Code::Goodbye.into(), b"the endpoint is gone");
+    }
 }
 
 impl Endpoint {
-    /// Binds, accepts, and dials from the same port. Call it on the runtime that is to carry it.
+    /// Binds `addr`, accepts connections, and dials from the same port.
+    ///
+    /// On a tokio runtime; a current-thread one is several times cheaper.
     pub fn serve(
         addr: SocketAddr,
         protocol: Protocol,
         secret: &NetworkSecret,
         service: SharedService,
     ) -> Result<Endpoint, TransportError> {
-        let loopback = addr.ip().is_loopback();
-        let tls = QuicServerConfig::try_from(secret.server(protocol)?)
-            .map_err(|error| TransportError::Setup(error.to_string()))?;
-        let mut server = ServerConfig::with_crypto(Arc::new(tls));
-        server.transport_config(Arc::new(transport(loopback)));
-        let endpoint = Self::bind(addr, loopback, protocol, secret, Some(server))?;
-        tokio::spawn(accept(endpoint.clone(), service));
+        let endpoint = Endpoint::bind(addr, protocol, secret, true)?;
+        let shared = endpoint.owner.shared.clone();
+        shared.runtime.clone().spawn(accept(shared, service));
         Ok(endpoint)
     }
 
-    /// A client-only endpoint on a port of the system's choice, for peers like `towards`.
+    /// An endpoint that only dials, on a free port of the address family of `towards`.
     pub fn client(
         towards: SocketAddr,
         protocol: Protocol,
         secret: &NetworkSecret,
     ) -> Result<Endpoint, TransportError> {
-        let any: IpAddr = match towards {
+        let any: IpAddr = match canonical(towards) {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let loopback = towards.ip().is_loopback();
-        Self::bind(SocketAddr::new(any, 0), loopback, protocol, secret, None)
+        Endpoint::bind(SocketAddr::new(any, 0), protocol, secret, false)
     }
 
     fn bind(
         addr: SocketAddr,
-        loopback: bool,
         protocol: Protocol,
         secret: &NetworkSecret,
-        server: Option<ServerConfig>,
+        serve: bool,
     ) -> Result<Endpoint, TransportError> {
+        let runtime = Handle::try_current().map_err(setup)?;
+        let Settings {
+            endpoint,
+            dial,
+            accept,
+        } = Settings::new(protocol, secret)?;
+        let refusals = Arc::new(Refusals::default());
         let failed = |error: std::io::Error| TransportError::Bind {
             addr,
             reason: error.to_string(),
         };
-        let mut config = EndpointConfig::default();
-        let mtu = if loopback { LOOPBACK_MTU } else { LAN_MTU };
-        config
-            .max_udp_payload_size(mtu)
-            .map_err(|error| TransportError::Setup(error.to_string()))?;
-        // Foreign datagrams are told apart by the fixed bit.
-        config.grease_quic_bit(false);
-        let refusals = Arc::new(Refusals::default());
-        let socket = TokioRuntime
-            .wrap_udp_socket(udp(addr).map_err(failed)?)
-            .map_err(failed)?;
-        let socket = Arc::new(WatchedSocket::new(socket, refusals.clone()));
-        let inner = quinn::Endpoint::new_with_abstract_socket(
-            config,
-            server,
-            socket,
+        let socket = socket::bind(addr).map_err(failed)?;
+        let socket = WatchedSocket::new(socket, refusals.clone()).map_err(failed)?;
+        let quic = quinn::Endpoint::new_with_abstract_socket(
+            endpoint,
+            serve.then(|| accept.of(addr).as_ref().clone()),
+            Arc::new(socket),
             Arc::new(TokioRuntime),
         )
         .map_err(failed)?;
-        let tls = QuicClientConfig::try_from(secret.client(protocol)?)
-            .map_err(|error| TransportError::Setup(error.to_string()))?;
-        let mut client = ClientConfig::new(Arc::new(tls));
-        client.transport_config(Arc::new(transport(loopback)));
-        Ok(Endpoint {
-            inner,
-            client,
+        let handshakes = AtomicUsize::new(0);
+        let shared = Shared {
+            quic,
+            dial,
+            accept,
+            runtime,
             refusals,
+            handshakes,
+        };
+        Ok(Endpoint {
+            owner: Arc::new(Owner {
+                shared: Arc::new(shared),
+            }),
         })
     }
 
-    /// Connects, and says hello. The peer counts as up only when it has answered: before
-    /// that it may still refuse our key.
+    /// Connects, says `hello` and waits for the welcome, which is returned; all within about
+    /// three seconds. From any runtime or thread.
     pub async fn connect(
         &self,
         to: SocketAddr,
         hello: Bytes,
         service: SharedService,
     ) -> Result<(Connection, Bytes), TransportError> {
-        let attempt = async {
-            let connecting = self
-                .inner
-                .connect_with(self.client.clone(), to, "magma")
-                .map_err(|error| TransportError::NoAnswer {
-                    addr: to,
-                    reason: error.to_string(),
-                })?;
-            self.refusals.expect(to);
-            let connected = connecting.await;
-            let outcome = match connected {
-                Ok(connection) => {
-                    mux::dialled(connection, hello, service, self.refusals.clone()).await
-                }
-                Err(error) => Err(explain(to, &error)),
-            };
-            if outcome.is_err() {
-                self.refusals.forget(to);
-            }
-            outcome
+        let shared = self.owner.shared.clone();
+        let dialling = async move {
+            let connected = tokio::time::timeout(CONNECT_LIMIT, dial(&shared, to, hello, service));
+            connected.await.unwrap_or_else(|_| {
+                let reason = format!("silence for {} s", CONNECT_LIMIT.as_secs());
+                Err(TransportError::NoAnswer { addr: to, reason })
+            })
         };
-        match tokio::time::timeout(CONNECT_LIMIT, attempt).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(TransportError::NoAnswer {
-                addr: to,
-                reason: "nobody is there".into(),
-            }),
+        match self.run(dialling).await {
+            Some(result) => result,
+            None => {
+                let reason = "the endpoint's runtime has ended".to_owned();
+                Err(TransportError::Closed { addr: to, reason })
+            }
         }
     }
 
-    /// Where it is bound.
+    /// The address that it is bound to.
     pub fn local_addr(&self) -> Result<SocketAddr, TransportError> {
-        self.inner
-            .local_addr()
-            .map_err(|error| TransportError::Setup(error.to_string()))
+        self.owner.shared.quic.local_addr().map_err(setup)
     }
 
-    /// Refused handshakes, bad hellos, bad frames and foreign datagrams since the start.
+    /// How much was turned away so far: handshakes, hellos, bad frames and garbage.
     pub fn refusals(&self) -> u64 {
-        self.refusals.count()
+        self.owner.shared.refusals.count()
     }
 
-    /// Closes all connections and waits a moment for the goodbyes to leave.
+    /// Closes all connections, takes no new ones, and waits a moment until the peers have been
+    /// told. The port is free again once this, and every [`Connection`], is dropped.
     pub async fn close(&self, reason: &str) {
-        self.inner.close(VarInt::from_u32(0), reason.as_bytes());
-        let _ = tokio::time::timeout(Duration::from_millis(300), self.inner.wait_idle()).await;
-    }
-}
-
-/// What a failed connection means for a person.
-pub(super) fn explain(addr: SocketAddr, error: &ConnectionError) -> TransportError {
-    // Codes 0x100 to 0x1ff are TLS alerts (RFC 9001, 4.8): the handshake was refused.
-    let is_alert = |code: u64| (0x100..0x200).contains(&code);
-    match error {
-        ConnectionError::TransportError(error) if is_alert(u64::from(error.code)) => {
-            TransportError::WrongKey { addr }
-        }
-        ConnectionError::ConnectionClosed(close) if is_alert(u64::from(close.error_code)) => {
-            TransportError::WrongKey { addr }
-        }
-        ConnectionError::TimedOut => TransportError::NoAnswer {
-            addr,
-            reason: "nobody is there".into(),
-        },
-        ConnectionError::ApplicationClosed(close) => TransportError::Closed {
-            addr,
-            reason: String::from_utf8_lossy(&close.reason).into_owned(),
-        },
-        other => TransportError::Closed {
-            addr,
-            reason: other.to_string(),
-        },
-    }
-}
-
-fn transport(loopback: bool) -> TransportConfig {
-    let mut config = TransportConfig::default();
-    let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(if loopback { LOOPBACK_MTU } else { LAN_MTU });
-    config.mtu_discovery_config(Some(mtu));
-    config.enable_segmentation_offload(!loopback);
-    config.max_concurrent_bidi_streams(STREAMS.into());
-    config.max_concurrent_uni_streams(STREAMS.into());
-    config.stream_receive_window(VarInt::from_u32(16 * 1024 * 1024));
-    config.receive_window(VarInt::from_u32(2 * SHIP_WINDOW_BYTES as u32));
-    config.send_window(2 * SHIP_WINDOW_BYTES as u64);
-    config.keep_alive_interval(Some(KEEP_ALIVE));
-    config.max_idle_timeout(IDLE.try_into().ok());
-    config.datagram_receive_buffer_size(None);
-    config
-}
-
-fn udp(addr: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
-    // Sizes beyond the system's limit are cut to it, which is no failure.
-    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-    socket.set_send_buffer_size(SOCKET_BUFFER)?;
-    socket.bind(&addr.into())?;
-    Ok(socket.into())
-}
-
-async fn accept(endpoint: Endpoint, service: SharedService) {
-    let pending = Arc::new(AtomicUsize::new(0));
-    while let Some(incoming) = endpoint.inner.accept().await {
-        let crowded = pending.load(Ordering::Relaxed) >= PENDING_HANDSHAKES;
-        if endpoint.inner.open_connections() > CONNECTIONS_MAX {
-            endpoint
-                .refusals
-                .refuse(incoming.remote_address(), "too many connections");
-            incoming.refuse();
-            continue;
-        }
-        if crowded && !incoming.remote_address_validated() {
-            // A flood with forged addresses costs it a round trip that it never sees.
-            if incoming.retry().is_err() {
-                endpoint.refusals.refuse(
-                    SocketAddr::from(([0, 0, 0, 0], 0)),
-                    "cannot be asked to retry",
-                );
+        let quic = self.owner.shared.quic.clone();
+        quic.close(Code::Goodbye.into(), fit(reason));
+        self.run(async move {
+            if tokio::time::timeout(CLOSE_LIMIT, quic.wait_idle())
+                .await
+                .is_err()
+            {
+                tracing::debug!(target: "magma::n", "closed before all peers had heard of it");
             }
-            continue;
-        }
-        pending.fetch_add(1, Ordering::Relaxed);
-        let (pending, refusals, service) =
-            (pending.clone(), endpoint.refusals.clone(), service.clone());
-        tokio::spawn(async move {
-            let from = incoming.remote_address();
-            refusals.expect(from);
-            let greeted = tokio::time::timeout(CONNECT_LIMIT, greet(incoming, service, &refusals));
-            match greeted.await {
-                Ok(Ok(())) => {}
-                Ok(Err(reason)) => {
-                    refusals.refuse(from, &reason);
-                    refusals.forget(from);
-                }
-                Err(_) => {
-                    refusals.refuse(from, "no hello in time");
-                    refusals.forget(from);
-                }
+        })
+        .await;
+    }
+
+    /// Runs `task` on the endpoint's runtime; dropping the future ends it.
+    async fn run<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        struct AbortOnDrop(AbortHandle);
+        impl Drop for AbortOnDrop {
+            fn drop(&mut self) {
+                self.0.abort();
             }
-            pending.fetch_sub(1, Ordering::Relaxed);
-        });
+        }
+        let running = self.owner.shared.runtime.spawn(task);
+        let _abort = AbortOnDrop(running.abort_handle());
+        running.await.ok()
     }
 }
 
-async fn greet(
-    incoming: Incoming,
+async fn dial(
+    shared: &Shared,
+    to: SocketAddr,
+    hello: Bytes,
     service: SharedService,
-    refusals: &Arc<Refusals>,
-) -> Result<(), String> {
-    let from = incoming.remote_address();
-    let connecting = incoming.accept().map_err(|error| error.to_string())?;
-    let connection = connecting
-        .await
-        .map_err(|error| match explain(from, &error) {
-            TransportError::WrongKey { .. } => "it has another secret key, or none".to_owned(),
-            other => other.to_string(),
+) -> Result<(Connection, Bytes), TransportError> {
+    let config = shared.dial.of(to).clone();
+    let connecting = shared
+        .quic
+        .connect_with(config, to, SERVER_NAME)
+        .map_err(|error| TransportError::NoAnswer {
+            addr: to,
+            reason: error.to_string(),
         })?;
-    mux::accepted(connection, service, refusals.clone()).await
+    let quic = connecting
+        .await
+        .map_err(|error| failure::dialled(to, &error))?;
+    hello::say(shared, quic, hello, service).await
+}
+
+/// Lets newcomers in, as far as there is room.
+async fn accept(shared: Arc<Shared>, service: SharedService) {
+    while let Some(incoming) = shared.quic.accept().await {
+        let peer = canonical(incoming.remote_address());
+        let under_way = shared.handshakes.load(Ordering::Relaxed);
+        if under_way >= HANDSHAKES_MAX || shared.quic.open_connections() >= CONNECTIONS_MAX {
+            shared.refusals.add(peer, "too many connections");
+            incoming.refuse();
+        } else if under_way >= HANDSHAKES_UNPROVEN && incoming.may_retry() {
+            // It may come again with a proof that it is where it says it is.
+            let _ = incoming.retry();
+        } else {
+            let config = shared.accept.of(peer).clone();
+            match incoming.accept_with(config) {
+                Ok(connecting) => {
+                    let newcomer = Newcomer::new(&shared);
+                    let service = service.clone();
+                    tokio::spawn(async move {
+                        admit(&newcomer, peer, connecting, service).await;
+                    });
+                }
+                Err(error) => shared.refusals.add(peer, &failure::reason(&error)),
+            }
+        }
+    }
+}
+
+/// Counts a handshake as under way.
+struct Newcomer(Arc<Shared>);
+
+impl Newcomer {
+    fn new(shared: &Arc<Shared>) -> Newcomer {
+        shared.handshakes.fetch_add(1, Ordering::Relaxed);
+        Newcomer(shared.clone())
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn admit(
+    newcomer: &Newcomer,
+    peer: SocketAddr,
+    connecting: quinn::Connecting,
+    service: SharedService,
+) {
+    let shared = &newcomer.0;
+    match tokio::time::timeout(HANDSHAKE_LIMIT, connecting).await {
+        Ok(Ok(quic)) => hello::hear(shared, quic, service).await,
+        // The endpoint is being closed.
+        Ok(Err(quinn::ConnectionError::LocallyClosed)) => {}
+        Ok(Err(error)) => {
+            let reason = failure::reason(&error);
+            shared
+                .refusals
+                .add(peer, &format!("handshake failed: {reason}"));
+        }
+        Err(_) => shared
+            .refusals
+            .add(peer, "the handshake was not finished in time"),
+    }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::samples::{
-    SLICE, birth, content, entry, flare, image, key, link, name, outbox, prepared, put, record,
-    reply, row, stamp, tx, write,
+    SLICE, content, entry, flare, image, key, link, name, outbox, prepared, put, record, reply,
+    row, stamp, tx, write,
 };
 use crate::effect::Effect;
 use crate::flare::{Decision, Layout, LinkState};
@@ -227,7 +227,7 @@ fn links_and_xattrs(mut store: impl Store) {
         vec![
             put(first, "b", LinkState::Settled),
             put(first, "a", LinkState::Nascent(tx(1))),
-            put(second, "a", LinkState::Going(tx(1), key(9))),
+            put(second, "a", LinkState::Going(tx(1))),
             Effect::PutXattr(key(1), b"user.b".to_vec(), b"1".to_vec()),
             Effect::PutXattr(key(1), b"user.a".to_vec(), vec![]),
         ],
@@ -278,9 +278,9 @@ fn unfinished_rows_are_found(mut store: impl Store) {
     nascent.nascent = Some(tx(1));
     let mut unlinked = row(flare(2, 1), Layout::Inline, 0);
     unlinked.nlink = 0;
-    let going = link(child, "a", LinkState::Going(tx(1), key(9)));
-    let mut born = entry("b", child, 1);
-    born.born = Some(birth(child));
+    let going = link(child, "a", LinkState::Going(tx(1)));
+    let mut held = entry("b", child, 1);
+    held.prepared = Some(prepared());
     let mut waiting = entry("c", child, 2);
     waiting.prepared = Some(prepared());
     let quiet = vec![
@@ -293,7 +293,7 @@ fn unfinished_rows_are_found(mut store: impl Store) {
         put(unlinked),
         put(row(flare(3, 1), Layout::Inline, 0)),
         Effect::PutLink(key(3), Box::new(going)),
-        Effect::PutEntry(key(4), Box::new(born)),
+        Effect::PutEntry(key(4), Box::new(held)),
         Effect::PutEntry(key(4), Box::new(waiting.clone())),
         Effect::PutEntry(key(5), Box::new(waiting)),
     ];

@@ -137,7 +137,7 @@ fn effects(view: &impl View, change: Change, seq: u64) -> Vec<Effect> {
         // A cookie belongs to one entry.
         Change::Entry(k, n, cookie) => {
             let mut row = entry(&text(n), flare(9, seq), cookie * 3 + u64::from(n));
-            row.born = (cookie == 1).then(|| super::samples::birth(flare(9, 1)));
+            row.prepared = (cookie == 1).then(super::samples::prepared);
             vec![Effect::PutEntry(key(k), Box::new(row))]
         }
         Change::DropEntry(k, n) => vec![Effect::DropEntry(key(k), name(&text(n)))],

@@ -8,8 +8,7 @@ use tempfile::TempDir;
 
 use crate::effect::{ContentWrite, Effect, Record};
 use crate::flare::{
-    Attr, Birth, EntryRow, FlareRow, Kind, Layout, LinkRow, LinkState, Name, OutboxRow, Prepared,
-    ReplyRow,
+    EntryRow, FlareRow, Kind, Layout, LinkRow, LinkState, Name, OutboxRow, Prepared, ReplyRow,
 };
 use crate::ids::{Epoch, FlareRef, Seq, SessionId, SliceId, Slot, SlotSeq, Stamp, TxId};
 use crate::key::Key;
@@ -71,15 +70,7 @@ pub(super) fn entry(text: &str, child: FlareRef, cookie: u64) -> EntryRow {
         kind: Kind::File,
         cookie,
         version: child.inc(),
-        born: None,
         prepared: None,
-    }
-}
-
-pub(super) fn birth(child: FlareRef) -> Birth {
-    Birth {
-        tx: tx(1),
-        attr: Attr::of(&row(child, Layout::Inline, 0), 0),
     }
 }
 
