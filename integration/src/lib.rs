@@ -6,6 +6,10 @@
 //! | [`volcano_process`] | one `magmad` of it |
 //! | [`mounted`] | one `mount.magma`, and whether this machine can mount at all |
 //! | [`console_client`] | the console, as telnet sees it |
+//! | [`source_tree`] | a tree of files with everything that is odd in one, the same each time |
+//! | [`snapshot`] | what a tree looks like, down to inode numbers and times |
+//! | [`tools`] | programs of others (git, rsync, …) that work on a mount |
+//! | [`stores`] | the stores of volcanos that do not run |
 //!
 //! Everything ends with the test, however that ends: processes are asked to, killed if they do
 //! not, and get a signal from the kernel should the test process itself be killed; mounts are
@@ -14,6 +18,10 @@
 pub mod cluster;
 pub mod console_client;
 pub mod mounted;
+pub mod snapshot;
+pub mod source_tree;
+pub mod stores;
+pub mod tools;
 pub mod volcano_process;
 
 pub use cluster::Cluster;

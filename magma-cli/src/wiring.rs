@@ -3,9 +3,13 @@
 use magma_actors::config::{ConfigError, VolcanoConfig};
 use magma_actors::transport::{NetworkSecret, TransportError};
 use magma_core::op::Credentials;
+use magma_core::store::StoreError;
+use magma_core::store::agreement_log::{self, AgreementLog};
+use magma_core::store::lock::DirLock;
+use magma_core::store::sqlite::SqliteStore;
 use magma_fuse::client::{Client, ClientConfig, ClientError};
 use magma_fuse::filesystem::{FsOptions, MagmaFs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use magma_fuse::helper::{Built, MountRequest};
@@ -75,12 +79,34 @@ fn host_name() -> String {
 /// Why a store cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Not there yet.
-    #[error("this build cannot open stores")]
-    NoStore,
+    /// There is no such directory, or it is no volcano's.
+    #[error("{} holds no volcano", dir.display())]
+    NoVolcano {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The store cannot be read, or its volcano runs.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
-/// Opens the store of a volcano that does not run, to look at it.
-pub fn open_store(_dir: &Path) -> Result<OpenStore, OpenError> {
-    Err(OpenError::NoStore)
+/// Opens the store of a volcano that does not run, to look at it. Nothing in it is changed.
+pub fn open_store(dir: &Path) -> Result<OpenStore, OpenError> {
+    let nobody = || OpenError::NoVolcano {
+        dir: dir.to_owned(),
+    };
+    // Before the lock, which would leave its file in a directory that is nobody's.
+    if !dir.join(agreement_log::FILE_NAME).is_file() {
+        return Err(nobody());
+    }
+    let lock = DirLock::take(dir)?;
+    let log = AgreementLog::peek(dir)?;
+    let (volcano, _) = log.load_self()?.ok_or_else(nobody)?;
+    let lava = log.load()?.ok_or_else(nobody)?;
+    Ok(OpenStore {
+        volcano,
+        lava,
+        copy: Box::new(SqliteStore::peek(dir)?),
+        lock,
+    })
 }

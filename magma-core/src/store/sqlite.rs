@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 use super::content::{ContentFiles, io_error, sync_directory};
 use super::{Durability, StoreError, StoreResult, schema};
@@ -70,9 +70,13 @@ pub struct SqliteStore {
     content: ContentFiles,
     /// The write-ahead log: syncing it is what makes commits durable. SQLite keeps the file
     /// as long as a connection is open, and takes no locks on it that closing ours could drop.
-    wal: File,
+    ///
+    /// None in a store that is only looked at.
+    wal: Option<File>,
     /// Whether something was committed since the log was last synced.
     unsynced: bool,
+    /// Opened by [`SqliteStore::peek`]: nothing is written, not even the mark at the end.
+    read_only: bool,
     in_batch: Cell<bool>,
     transaction: Cell<Transaction>,
     failure: Option<Failure>,
@@ -115,10 +119,34 @@ impl SqliteStore {
             .map_err(|source| io_error("sync", Path::new(&wal_path), source))?;
         // SQLite does not sync the directory that it creates the log in.
         sync_directory(directory)?;
-        let store = SqliteStore {
+        let store = SqliteStore::over(connection, path, content, Some(wal));
+        if !was_clean {
+            store.sweep()?;
+        }
+        Ok(store)
+    }
+
+    /// Opens the store in a directory to look at it: nothing is made, swept or marked, and
+    /// every write fails. The caller holds the directory's [`super::lock::DirLock`].
+    pub fn peek(directory: &Path) -> StoreResult<SqliteStore> {
+        let path = directory.join(DATABASE_FILE);
+        let connection = connect_to_read(&path).map_err(|source| sqlite_error(&path, source))?;
+        schema::check(&connection, &path)?;
+        let content = ContentFiles::peek(&directory.join(CONTENT_DIRECTORY));
+        Ok(SqliteStore::over(connection, path, content, None))
+    }
+
+    fn over(
+        connection: Connection,
+        path: PathBuf,
+        content: ContentFiles,
+        wal: Option<File>,
+    ) -> SqliteStore {
+        SqliteStore {
             connection,
             path,
             content,
+            read_only: wal.is_none(),
             wal,
             unsynced: false,
             in_batch: Cell::new(false),
@@ -129,11 +157,7 @@ impl SqliteStore {
             touched: BTreeSet::new(),
             unswept: false,
             reply_keys: RefCell::new(None),
-        };
-        if !was_clean {
-            store.sweep()?;
         }
-        Ok(store)
     }
 
     /// The content files.
@@ -275,9 +299,10 @@ impl SqliteStore {
         if !self.unsynced {
             return Ok(());
         }
-        self.wal
-            .sync_data()
-            .map_err(|source| io_error("sync the log of", &self.path, source))?;
+        if let Some(wal) = &self.wal {
+            wal.sync_data()
+                .map_err(|source| io_error("sync the log of", &self.path, source))?;
+        }
         self.unsynced = false;
         Ok(())
     }
@@ -338,7 +363,7 @@ impl SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.give_up();
-        if self.unswept {
+        if self.read_only || self.unswept {
             return;
         }
         let marked = self.execute(
@@ -362,6 +387,18 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES as i64)?;
+    connection.pragma_update(None, "cache_size", -(PAGE_CACHE_KIB as i64))?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(connection)
+}
+
+/// Without the exclusive lock, which a connection that only reads cannot take.
+fn connect_to_read(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "cache_size", -(PAGE_CACHE_KIB as i64))?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(connection)
