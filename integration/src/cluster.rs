@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use magma_cli::launch::block::LoopbackBlock;
@@ -41,6 +42,12 @@ impl Cluster {
     /// The same, with a number of copies beside the owner.
     #[track_caller]
     pub fn with_redundancy(n: u8, redundancy: u8) -> Cluster {
+        Cluster::with_environment(n, redundancy, &[])
+    }
+
+    /// The same, with variables for the environment of each volcano.
+    #[track_caller]
+    pub fn with_environment(n: u8, redundancy: u8, environment: &[(&str, &str)]) -> Cluster {
         let dir = tempfile::Builder::new()
             .prefix("magma-test-")
             .tempdir()
@@ -52,6 +59,10 @@ impl Cluster {
             key: KEY.to_owned(),
             redundancy,
             debug: std::env::var(DEBUG_VARIABLE).unwrap_or_default(),
+            environment: environment
+                .iter()
+                .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
         };
         let mut cluster = Cluster {
             network: Network::new(plan),
@@ -68,6 +79,18 @@ impl Cluster {
     #[track_caller]
     pub fn join(&mut self) -> &mut VolcanoProcess {
         check(self.network.add_volcano())
+    }
+
+    /// One more volcano, after any other in the ring. Its number is the next one.
+    #[track_caller]
+    pub fn join_after(&mut self, contact: usize) -> &mut VolcanoProcess {
+        check(self.network.add_volcano_after(contact))
+    }
+
+    /// An address of this cluster's: that of the volcano of this number, or a free one past
+    /// the last (a block has eight).
+    pub fn addr(&self, at: usize) -> Ipv4Addr {
+        self.network.plan().block.addr(at as u8)
     }
 
     /// How many volcanos there are, running or not.

@@ -8,6 +8,10 @@
 //! | [`console_client`] | the console, as telnet sees it |
 //! | [`sim`] | a whole network of engines in one process, replayed from a seed |
 //! | [`invariants`] | what must hold whenever that has come to rest |
+//! | [`source_tree`] | a tree of files with everything that is odd in one, the same each time |
+//! | [`snapshot`] | what a tree looks like, down to inode numbers and times |
+//! | [`tools`] | programs of others (git, rsync, …) that work on a mount |
+//! | [`stores`] | the stores of volcanos that do not run |
 //!
 //! Everything ends with the test, however that ends: processes are asked to, killed if they do
 //! not, and get a signal from the kernel should the test process itself be killed; mounts are
@@ -18,6 +22,10 @@ pub mod console_client;
 pub mod invariants;
 pub mod mounted;
 pub mod sim;
+pub mod snapshot;
+pub mod source_tree;
+pub mod stores;
+pub mod tools;
 pub mod volcano_process;
 
 pub use cluster::Cluster;

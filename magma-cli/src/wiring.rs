@@ -5,23 +5,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bytes::Bytes;
 use magma_actors::config::secret::SecretText;
 use magma_actors::config::{ConfigError, HostPort, VolcanoConfig};
 use magma_actors::transport::{NetworkSecret, TransportError};
-use magma_core::effect::Effect;
-use magma_core::flare::FlareRow;
-use magma_core::key::Key;
 use magma_core::op::Credentials;
-use magma_core::store::agreement_log::AgreementLog;
-use magma_core::store::lock::{DirLock, LOCK_FILE};
+use magma_core::store::StoreError;
+use magma_core::store::agreement_log::{self, AgreementLog};
+use magma_core::store::lock::DirLock;
 use magma_core::store::sqlite::SqliteStore;
-use magma_core::store::{StoreError, StoreResult, View};
 use magma_fuse::client::{Client, ClientConfig, ClientError};
 use magma_fuse::filesystem::{FsOptions, MagmaFs};
 use magma_fuse::helper::{Built, MountRequest};
 
-use crate::commands::verify::{Copy, OpenStore};
+use crate::commands::verify::OpenStore;
 
 /// Runs a volcano until it is told to end. It sets up the log itself.
 pub fn run_volcano(config: VolcanoConfig) -> ExitCode {
@@ -107,48 +103,34 @@ fn resolve(hosts: &[HostPort]) -> Result<Vec<SocketAddr>, ConfigError> {
 /// Why a store cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is no store.
-    #[error("{} holds no volcano", .0.display())]
-    Empty(PathBuf),
-    /// It is in use, or damaged.
+    /// There is no such directory, or it is no volcano's.
+    #[error("{} holds no volcano", dir.display())]
+    NoVolcano {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The store cannot be read, or its volcano runs.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Opens the store of a volcano that does not run, to look at it.
+/// Opens the store of a volcano that does not run, to look at it. Nothing in it is changed.
 pub fn open_store(dir: &Path) -> Result<OpenStore, OpenError> {
-    let empty = || OpenError::Empty(dir.to_owned());
-    // Opening would make what is not there.
-    if !dir.join(LOCK_FILE).exists() {
-        return Err(empty());
+    let nobody = || OpenError::NoVolcano {
+        dir: dir.to_owned(),
+    };
+    // Before the lock, which would leave its file in a directory that is nobody's.
+    if !dir.join(agreement_log::FILE_NAME).is_file() {
+        return Err(nobody());
     }
     let lock = DirLock::take(dir)?;
-    let log = AgreementLog::open(dir)?;
-    let ((volcano, _), lava) = log.load_self()?.zip(log.load()?).ok_or_else(empty)?;
-    let copy = StoppedStore {
-        store: SqliteStore::open(dir)?,
-        _lock: lock,
-    };
+    let log = AgreementLog::peek(dir)?;
+    let (volcano, _) = log.load_self()?.ok_or_else(nobody)?;
+    let lava = log.load()?.ok_or_else(nobody)?;
     Ok(OpenStore {
         volcano,
         lava,
-        copy: Box::new(copy),
+        copy: Box::new(SqliteStore::peek(dir)?),
+        lock,
     })
-}
-
-/// The store of a volcano that cannot start meanwhile.
-struct StoppedStore {
-    store: SqliteStore,
-    // Dropped after the store is closed.
-    _lock: DirLock,
-}
-
-impl Copy for StoppedStore {
-    fn next_key(&self, after: Option<Key>, upto: Key) -> StoreResult<Option<(Key, Vec<Effect>)>> {
-        self.store.rows_of_next_key(after, upto)
-    }
-
-    fn content(&self, row: &FlareRow, offset: u64, len: usize) -> StoreResult<Bytes> {
-        self.store.read(row, offset, len)
-    }
 }

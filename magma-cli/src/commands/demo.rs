@@ -109,6 +109,7 @@ fn demonstrate(flags: &DemoFlags, signals: &Signals) -> Result<(), DemoError> {
         key,
         redundancy: flags.redundancy,
         debug: flags.debug.clone(),
+        environment: Vec::new(),
     });
     let result = if flags.check {
         check::run(&mut network, flags.volcanos, &place.mount)

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::Args;
 use magma_core::ids::VolcanoId;
 use magma_core::lava::Lava;
+use magma_core::store::lock::DirLock;
 
 use crate::output;
 use crate::wiring::{self, OpenError};
@@ -37,6 +38,8 @@ pub struct OpenStore {
     pub lava: Lava,
     /// Its rows and content.
     pub copy: Box<dyn Copy>,
+    /// Keeps its volcano from starting meanwhile.
+    pub lock: DirLock,
 }
 
 /// Why the stores cannot be compared at all.

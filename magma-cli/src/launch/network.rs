@@ -26,6 +26,8 @@ pub struct Plan {
     pub redundancy: u8,
     /// Debug channels of volcanos and mounts.
     pub debug: String,
+    /// Variables of the volcanos' environment beside ours.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A network that runs, or has run. Dropped, everything is unmounted and ended; the directory
@@ -62,8 +64,22 @@ impl Network {
             },
             Some(last) => How::Join(last.site().addr),
         };
+        self.add(&how)
+    }
+
+    /// Adds a volcano that joins after the one at `contact`, and waits until it serves. Its
+    /// number is the next one, wherever in the ring it is.
+    pub fn add_volcano_after(
+        &mut self,
+        contact: usize,
+    ) -> Result<&mut VolcanoProcess, LaunchError> {
+        let how = How::Join(self.volcanos[contact].site().addr);
+        self.add(&how)
+    }
+
+    fn add(&mut self, how: &How) -> Result<&mut VolcanoProcess, LaunchError> {
         let site = self.site(self.volcanos.len());
-        let volcano = VolcanoProcess::start(&self.plan.programs, &site, &how)?;
+        let volcano = VolcanoProcess::start(&self.plan.programs, &site, how)?;
         self.volcanos.push(volcano);
         let at = self.volcanos.len() - 1;
         self.volcanos[at].wait_ready()?;
@@ -184,6 +200,7 @@ impl Network {
             log: self.plan.dir.join(format!("{nick}.log")),
             key: self.plan.key.clone(),
             debug: self.plan.debug.clone(),
+            environment: self.plan.environment.clone(),
             nick,
         }
     }

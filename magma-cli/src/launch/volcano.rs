@@ -26,6 +26,8 @@ pub struct Site {
     pub key: String,
     /// Debug channels.
     pub debug: String,
+    /// Variables of its environment beside ours.
+    pub environment: Vec<(String, String)>,
 }
 
 /// How it is to start.
@@ -63,6 +65,8 @@ impl VolcanoProcess {
         let mut command = programs.command(Program::Magmad);
         command.arg("-d").arg(&site.dir);
         set_key(&mut command, &site.key);
+        let environment = site.environment.iter();
+        command.envs(environment.map(|(name, value)| (name, value)));
         if !site.debug.is_empty() {
             command.args(["-D", &site.debug]);
         }

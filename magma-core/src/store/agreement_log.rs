@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +105,35 @@ impl AgreementLog {
                 source,
             })?;
         Ok(log)
+    }
+
+    /// Opens the log of a volcano that does not run, to look at it: nothing is made and every
+    /// write fails. The caller holds the directory's lock.
+    pub fn peek(dir: &Path) -> StoreResult<AgreementLog> {
+        let path = dir.join(FILE_NAME);
+        let failed = |e| sqlite(&path, e);
+        let connection =
+            Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+        connection.busy_timeout(BUSY_LIMIT).map_err(failed)?;
+        let found: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(failed)?;
+        let log = AgreementLog {
+            connection,
+            path,
+            entries_kept: AGREEMENT_ENTRIES,
+            lavas_kept: AGREEMENT_LAVAS,
+        };
+        match found {
+            SCHEMA_VERSION => Ok(log),
+            // A crash between the making of the file and that of its tables.
+            0 => Err(log.damaged("user_version", "it has no tables")),
+            found => Err(StoreError::TooNew {
+                path: log.path,
+                found,
+                known: SCHEMA_VERSION,
+            }),
+        }
     }
 
     /// Begins a network of this volcano alone. Refused if there is one already.

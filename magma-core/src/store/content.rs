@@ -50,6 +50,8 @@ pub struct ContentFiles {
 #[derive(Debug)]
 struct Shared {
     directory: PathBuf,
+    /// Files are opened for reading alone: somebody looks at a store that is not theirs.
+    read_only: bool,
     open: Mutex<OpenFiles>,
     /// For each of the 256 directories whether a file was created in it since it was last
     /// synced. True at first: an earlier life may have ended before its sync.
@@ -100,14 +102,24 @@ impl ContentFiles {
     /// Opens `directory`, and makes it when it is new.
     pub fn open(directory: &Path) -> StoreResult<ContentFiles> {
         make_directory(directory)?;
-        Ok(ContentFiles {
+        Ok(ContentFiles::handle(directory, false))
+    }
+
+    /// Opens `directory` to be read. Makes nothing; content that is not there reads as none.
+    pub fn peek(directory: &Path) -> ContentFiles {
+        ContentFiles::handle(directory, true)
+    }
+
+    fn handle(directory: &Path, read_only: bool) -> ContentFiles {
+        ContentFiles {
             shared: Arc::new(Shared {
                 directory: directory.to_path_buf(),
+                read_only,
                 open: Mutex::new(OpenFiles::new(CONTENT_FDS)),
                 unsynced: (0..=u8::MAX).map(|_| Mutex::new(true)).collect(),
                 due: Mutex::default(),
             }),
-        })
+        }
     }
 
     /// The path of a content file.
@@ -353,7 +365,8 @@ impl ContentFiles {
         }
         let path = id.path(&self.shared.directory);
         // Opened outside the lock: this may wait for a disk, and others should not.
-        match OpenOptions::new().read(true).write(true).open(&path) {
+        let writable = !self.shared.read_only;
+        match OpenOptions::new().read(true).write(writable).open(&path) {
             Ok(file) => self.keep(id, file).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(io_error("open", &path, source)),

@@ -88,6 +88,31 @@ const MIGRATIONS: &[&str] = &[VERSION_1];
 /// The version that this magmad writes.
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
 
+/// Refuses a database of any other version than [`VERSION`], without touching it.
+pub fn check(connection: &Connection, path: &Path) -> StoreResult<()> {
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|source| StoreError::Sqlite {
+            path: path.to_path_buf(),
+            source,
+        })?;
+    match found.cmp(&VERSION) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(StoreError::TooNew {
+            path: path.to_path_buf(),
+            found,
+            known: VERSION,
+        }),
+        std::cmp::Ordering::Less => Err(StoreError::Damaged {
+            path: path.to_path_buf(),
+            table: "user_version",
+            reason: format!(
+                "it is {found}, and only {VERSION} can be read without writing: start the volcano once"
+            ),
+        }),
+    }
+}
+
 /// Brings a database to [`VERSION`], or refuses one that is newer.
 pub fn migrate(connection: &mut Connection, path: &Path) -> StoreResult<()> {
     let failed = |source| StoreError::Sqlite {

@@ -32,7 +32,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 use super::content::{ContentFiles, io_error, sync_directory};
 use super::{Durability, StoreError, StoreResult, schema};
@@ -80,6 +80,8 @@ pub struct SqliteStore {
     /// Whether something was committed since the log was last synced. True at first: what an
     /// earlier life has left in the log may not be on the disk.
     unsynced: bool,
+    /// Opened by [`SqliteStore::peek`]: nothing is written, not even the mark at the end.
+    read_only: bool,
     in_batch: Cell<bool>,
     transaction: Cell<Transaction>,
     failure: Option<Failure>,
@@ -112,12 +114,36 @@ impl SqliteStore {
             Err(source) => return Err(io_error("remove", &clean, source)),
         };
         sync_directory(directory)?;
-        let store = SqliteStore {
+        let store = SqliteStore::over(connection, path, content, false);
+        if !was_clean {
+            store.sweep()?;
+        }
+        Ok(store)
+    }
+
+    /// Opens the store in a directory to look at it: nothing is made, swept or marked, and
+    /// every write fails. The caller holds the directory's [`super::lock::DirLock`].
+    pub fn peek(directory: &Path) -> StoreResult<SqliteStore> {
+        let path = directory.join(DATABASE_FILE);
+        let connection = connect_to_read(&path).map_err(|source| sqlite_error(&path, source))?;
+        schema::check(&connection, &path)?;
+        let content = ContentFiles::peek(&directory.join(CONTENT_DIRECTORY));
+        Ok(SqliteStore::over(connection, path, content, true))
+    }
+
+    fn over(
+        connection: Connection,
+        path: PathBuf,
+        content: ContentFiles,
+        read_only: bool,
+    ) -> SqliteStore {
+        SqliteStore {
             connection,
             path,
             content,
             wal: None,
             unsynced: true,
+            read_only,
             in_batch: Cell::new(false),
             transaction: Cell::new(Transaction::None),
             failure: None,
@@ -126,11 +152,7 @@ impl SqliteStore {
             touched: BTreeSet::new(),
             unswept: false,
             reply_keys: RefCell::new(None),
-        };
-        if !was_clean {
-            store.sweep()?;
         }
-        Ok(store)
     }
 
     /// The content files.
@@ -359,7 +381,7 @@ impl SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.give_up();
-        if self.unswept {
+        if self.read_only || self.unswept {
             return;
         }
         let clean = self.path.with_file_name(CLEAN_FILE);
@@ -379,6 +401,18 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES as i64)?;
+    connection.pragma_update(None, "cache_size", -(PAGE_CACHE_KIB as i64))?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(connection)
+}
+
+/// Without the exclusive lock, which a connection that only reads cannot take.
+fn connect_to_read(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "cache_size", -(PAGE_CACHE_KIB as i64))?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(connection)

@@ -1,0 +1,325 @@
+//! What is wrong gets the right errno or one clear line, and nothing is lost.
+
+// Helpers of tests are no tests to clippy.
+#![allow(clippy::unwrap_used)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use integration::cluster::KEY;
+use integration::mounted::can_mount;
+use integration::stores::verify;
+use integration::volcano_process::programs;
+use integration::{Cluster, tools};
+use magma_actors::config::DEFAULT_PORT;
+use magma_cli::program::Program;
+
+/// MiB of the small disk, and what fits on it for sure.
+const DISK_MIB: u64 = 48;
+const PIECE: usize = 1 << 20;
+
+/// Runs a magmad that cannot start. Returns the one line that says why.
+#[track_caller]
+fn complaint(key: &str, arguments: &[&OsStr]) -> String {
+    let mut command = Command::new("timeout");
+    let magmad = programs().command(Program::Magmad);
+    command
+        .args(["-k", "5", "60"])
+        .arg(magmad.get_program())
+        .args(magmad.get_args());
+    let output = command
+        .args(arguments)
+        .env("MAGMA_KEY", key)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let text = text(&output);
+    let mut errors = text.lines().filter(|line| line.contains("ERROR"));
+    let error = errors
+        .next()
+        .unwrap_or_else(|| panic!("no error in\n{text}"));
+    assert_eq!(errors.next(), None, "more than one line:\n{text}");
+    error.to_owned()
+}
+
+fn text(output: &Output) -> String {
+    let both = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}
+
+/// The arguments of a volcano that is to join.
+fn join<'a>(dir: &'a Path, nick: &'a str, addr: &'a str, contact: &'a str) -> Vec<&'a OsStr> {
+    let mut arguments: Vec<&OsStr> = vec![OsStr::new("-d"), dir.as_os_str()];
+    arguments.extend(["-n", nick, "-i", addr, "-r", contact].map(OsStr::new));
+    arguments
+}
+
+#[test]
+fn a_join_that_cannot_be_says_why() {
+    let mut cluster = Cluster::start(1);
+    let contact = cluster.addr(0).to_string();
+    let addr = cluster.addr(5).to_string();
+    let nowhere = cluster.addr(6).to_string();
+    let dir = |name: &str| -> PathBuf { cluster.dir().join(name) };
+
+    let said = complaint(
+        "not-the-key-of-this-network-4711",
+        &join(&dir("a"), "gromit", &addr, &contact),
+    );
+    assert!(said.contains("key"), "{said}");
+    let said = complaint(KEY, &join(&dir("b"), "wallace", &addr, &contact));
+    assert!(
+        said.contains("a volcano called wallace is a member already"),
+        "{said}"
+    );
+    let said = complaint(KEY, &join(&dir("c"), "gromit", &addr, &nowhere));
+    assert!(said.contains(&nowhere), "{said}");
+    // None of them has become a member, and each directory can be used for another try.
+    let lava = cluster.ask(0, "lava");
+    assert!(!lava.contains("gromit"), "{lava}");
+    cluster.join();
+    cluster.shutdown();
+    verify(&cluster.stores());
+}
+
+#[test]
+fn a_volcano_that_cannot_start_says_why() {
+    let mut cluster = Cluster::start(1);
+    let bootstrap = |dir: &Path, addr: &str| {
+        let mut arguments = vec![OsStr::new("-d").to_owned(), dir.as_os_str().to_owned()];
+        arguments.extend(["-n", "x", "-i", addr, "-b"].map(|a| OsStr::new(a).to_owned()));
+        let arguments: Vec<&OsStr> = arguments.iter().map(|a| a.as_os_str()).collect();
+        complaint(KEY, &arguments)
+    };
+    let other = cluster.dir().join("other");
+    let addr = cluster.addr(5);
+
+    // A second magmad on the directory of one that runs.
+    let pid = cluster.volcano(0).process().pid().to_string();
+    let said = bootstrap(&cluster.stores()[0], &addr.to_string());
+    assert!(said.contains(&pid), "{said}");
+
+    // Each port in use.
+    for step in 0..2 {
+        let taken = UdpSocket::bind((addr, DEFAULT_PORT + step)).unwrap();
+        let said = bootstrap(&cluster.dir().join(format!("udp{step}")), &addr.to_string());
+        assert!(
+            said.contains(&format!("{addr}:{}", DEFAULT_PORT + step)),
+            "{said}"
+        );
+        drop(taken);
+    }
+    let taken = TcpListener::bind((addr, DEFAULT_PORT + 2)).unwrap();
+    let said = bootstrap(&cluster.dir().join("tcp"), &addr.to_string());
+    assert!(
+        said.contains(&format!("{addr}:{}", DEFAULT_PORT + 2)),
+        "{said}"
+    );
+    drop(taken);
+
+    // A storage directory that is a file, and one that cannot be made.
+    fs::write(&other, "a file").unwrap();
+    let said = bootstrap(&other, &addr.to_string());
+    assert!(said.contains(&other.display().to_string()), "{said}");
+    let said = bootstrap(Path::new("/proc/no-such-place"), &addr.to_string());
+    assert!(said.contains("/proc/no-such-place"), "{said}");
+
+    // A directory that holds a volcano already, whose network runs no longer.
+    cluster.shutdown();
+    let said = bootstrap(&cluster.stores()[0], &addr.to_string());
+    assert!(said.contains("wallace"), "{said}");
+    cluster.restart();
+}
+
+#[test]
+fn a_mount_without_a_network_ends_with_32() {
+    if !can_mount() {
+        return;
+    }
+    let cluster = Cluster::start(0);
+    let target = cluster.dir().join("target");
+    fs::create_dir(&target).unwrap();
+    let output = programs()
+        .command(Program::Mount)
+        .arg(format!("--host={}", cluster.addr(0)))
+        .args(["-o", "patience=1"])
+        .arg(&target)
+        .env("MAGMA_KEY", KEY)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(32));
+    let said = text(&output);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains(&cluster.addr(0).to_string()), "{said}");
+}
+
+#[test]
+fn names_and_paths_keep_their_bounds() {
+    if !can_mount() {
+        return;
+    }
+    let mut cluster = Cluster::start(2);
+    let one = cluster.mount(0);
+    let two = cluster.mount(1);
+
+    let longest = "n".repeat(255);
+    fs::write(one.join(&longest), "fits").unwrap();
+    assert_eq!(fs::read_to_string(two.join(&longest)).unwrap(), "fits");
+    let errno = |error: std::io::Error| error.raw_os_error();
+    let long = "n".repeat(256);
+    let error = fs::write(one.join(&long), "does not").unwrap_err();
+    assert_eq!(errno(error), Some(libc::ENAMETOOLONG));
+    let error = fs::create_dir(one.join(&long)).unwrap_err();
+    assert_eq!(errno(error), Some(libc::ENAMETOOLONG));
+    let error = fs::rename(one.join(&longest), one.join(&long)).unwrap_err();
+    assert_eq!(errno(error), Some(libc::ENAMETOOLONG));
+    // The kernel takes 4,095 bytes and the zero.
+    let mut path = one.path().as_os_str().as_bytes().to_vec();
+    while path.len() < 4096 {
+        path.extend_from_slice(b"/dd");
+    }
+    path.truncate(4096);
+    let error = fs::write(OsStr::from_bytes(&path), "too long").unwrap_err();
+    assert_eq!(errno(error), Some(libc::ENAMETOOLONG));
+    // A symlink's target has the bound of a path, too.
+    let error = std::os::unix::fs::symlink("t".repeat(4096), one.join("link")).unwrap_err();
+    assert_eq!(errno(error), Some(libc::ENAMETOOLONG));
+
+    for name in [
+        &b"new\nline"[..],
+        b"\xff\xfe invalid \x80",
+        b"\x01\x1b[31m",
+        b" ",
+        b"\\",
+    ] {
+        let name = OsStr::from_bytes(name);
+        fs::create_dir(one.join(name)).unwrap();
+        fs::write(one.join(name).join(name), name.as_bytes()).unwrap();
+        assert_eq!(
+            fs::read(two.join(name).join(name)).unwrap(),
+            name.as_bytes()
+        );
+        let listed: Vec<_> = fs::read_dir(two.join(name))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(listed, [name]);
+    }
+    // Deeper than a path can say: with relative steps this is legal.
+    let deep = "mkdir deep && cd deep && for i in $(seq 25); do mkdir $0 && cd $0; done && echo x > f && cat f";
+    let name = "d".repeat(200);
+    let said = tools::run_in(one.path(), "sh", &["-c", deep, &name]);
+    assert_eq!(said, "x\n");
+    one.end();
+    two.end();
+    cluster.shutdown();
+    verify(&cluster.stores());
+}
+
+/// A small file system of its own, mounted. Dropped, it is unmounted.
+struct SmallDisk {
+    target: PathBuf,
+}
+
+impl SmallDisk {
+    fn make(image: &Path, target: &Path) -> SmallDisk {
+        fs::File::create(image)
+            .unwrap()
+            .set_len(DISK_MIB << 20)
+            .unwrap();
+        tools::run("mkfs.ext4", &[Path::new("-q"), Path::new("-F"), image]);
+        fs::create_dir_all(target).unwrap();
+        tools::run(
+            "mount",
+            &[Path::new("-o"), Path::new("loop"), image, target],
+        );
+        SmallDisk {
+            target: target.to_owned(),
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a volcano that a failed test has left still uses it.
+        let _ = Command::new("umount").arg("-l").arg(&self.target).status();
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    if !can_mount() || !tools::have(&["mkfs.ext4"]) {
+        return;
+    }
+    let mut cluster = Cluster::start(0);
+    // Where the harness puts the store of the first.
+    let _disk = SmallDisk::make(&cluster.dir().join("image"), &cluster.dir().join("wallace"));
+    cluster.join();
+    let mount = cluster.mount(0);
+    fs::write(mount.join("before"), "was here before").unwrap();
+
+    let mut kept = Vec::new();
+    let error = (0..DISK_MIB * 2)
+        .find_map(|n| {
+            let path = mount.join(format!("big{n}"));
+            let written = fs::File::create(&path).and_then(|mut file| {
+                file.write_all(&vec![n as u8; PIECE])?;
+                file.sync_all()
+            });
+            match written {
+                Ok(()) => kept.push((path, n as u8)),
+                Err(error) => return Some(error),
+            }
+            None
+        })
+        .expect("the disk is full at some time");
+    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    assert!(kept.len() > 5, "{} files", kept.len());
+    let check = |kept: &[(PathBuf, u8)]| {
+        for (path, byte) in kept {
+            assert!(
+                fs::read(path).unwrap() == vec![*byte; PIECE],
+                "{}",
+                path.display()
+            );
+        }
+        let before = fs::read_to_string(mount.join("before")).unwrap();
+        assert_eq!(before, "was here before");
+    };
+    check(&kept);
+    // Deleting works, and makes room.
+    for (path, _) in kept.drain(..4) {
+        fs::remove_file(path).unwrap();
+    }
+    Cluster::eventually("there is room again", || {
+        let path = mount.join("after");
+        let written = fs::write(&path, vec![9; PIECE]);
+        written.is_ok().then_some(())
+    });
+    assert!(fs::read(mount.join("after")).unwrap() == vec![9; PIECE]);
+    check(&kept);
+    mount.process_end_and_check(&mut cluster);
+}
+
+/// Ends the mount, restarts the network and verifies it.
+trait EndAndCheck {
+    fn process_end_and_check(self, cluster: &mut Cluster);
+}
+
+impl EndAndCheck for integration::Mount {
+    fn process_end_and_check(self, cluster: &mut Cluster) {
+        self.end();
+        cluster.shutdown();
+        verify(&cluster.stores());
+        cluster.restart();
+        let again = cluster.mount(0);
+        assert!(fs::read(again.join("after")).unwrap() == vec![9; PIECE]);
+        again.end();
+        cluster.shutdown();
+    }
+}
