@@ -19,7 +19,19 @@ pub fn check(world: &World) -> Result<(), String> {
             let place = format!("slice {} of {} on {}", slice.id, slice.owner, copy.volcano);
             if let Some((one, other)) = owned.iter().zip(&copied).find(|(one, other)| one != other)
             {
-                return Err(format!("{place} differs: {one:#?} is copied as {other:#?}"));
+                let only = |rows: &[Effect], than: &[Effect]| -> Vec<Effect> {
+                    rows.iter()
+                        .filter(|row| !than.contains(row))
+                        .cloned()
+                        .collect()
+                };
+                return Err(format!(
+                    "{place} differs: {} has {:?}, the copy of {} has {:?}",
+                    one.0,
+                    only(&one.1, &other.1),
+                    other.0,
+                    only(&other.1, &one.1)
+                ));
             }
             if owned.len() != copied.len() {
                 return Err(format!(

@@ -80,6 +80,7 @@ impl<S: Store> Engine<S> {
             released.extend(owned.advance());
             if let (Some(to), false) = (owned.handing, owned.drained)
                 && owned.is_quiet()
+                && owned.holds_all(to)
                 && !self.pending.values().any(|tx| tx.slice == owned.id)
             {
                 owned.drained = true;

@@ -241,6 +241,9 @@ impl<S: Store> Engine<S> {
         };
         let gate = self.gate(slice, key);
         self.begin_tx(tx, state, slice, gate, kind);
+        if let Some(pending) = self.pending.get_mut(&tx) {
+            pending.repeated = true;
+        }
         self.tx_step(tx, key, parent.key(), body);
         Ok(())
     }
@@ -249,7 +252,7 @@ impl<S: Store> Engine<S> {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn create_done(
         &mut self,
-        _tx: TxId,
+        tx: TxId,
         slice: SliceId,
         state: Option<Box<RequestState>>,
         flare: FlareRef,
@@ -278,11 +281,10 @@ impl<S: Store> Engine<S> {
                     Effect::PutFlare(Box::new(row)),
                     Effect::PutLink(flare.key(), Box::new(link)),
                 ];
-                effects.extend(
-                    state
-                        .as_ref()
-                        .and_then(|s| s.reply_row(&Ok(answer.clone()))),
-                );
+                effects.extend(match &state {
+                    Some(state) => state.reply_row(&Ok(answer.clone())),
+                    None => self.reply_row_after(slice, flare.key(), tx, &Ok(answer.clone()))?,
+                });
                 let seq = self.commit(slice, effects)?;
                 if let (true, Some(state)) = (open, &state) {
                     self.add_open(flare.key(), state.request.session);
@@ -300,7 +302,10 @@ impl<S: Store> Engine<S> {
             Err(error) => Err(error),
         };
         let mut effects = vec![Effect::DropFlare(flare)];
-        effects.extend(state.as_ref().and_then(|state| state.reply_row(&answer)));
+        effects.extend(match &state {
+            Some(state) => state.reply_row(&answer),
+            None => self.reply_row_after(slice, flare.key(), tx, &answer)?,
+        });
         self.commit(slice, effects)?;
         self.wake_key(flare.key());
         match state {

@@ -40,6 +40,20 @@ impl<S: Store> Engine<S> {
         slice: SliceId,
         step: Step,
     ) -> StoreResult<()> {
+        let prepares = matches!(
+            step.body,
+            StepBody::PrepareEntry { .. }
+                | StepBody::PrepareMove { .. }
+                | StepBody::PrepareVictim { .. }
+        );
+        if prepares
+            && let Some(pending) = self.pending.get(&step.tx)
+            && matches!(pending.kind, TxKind::Resolve(_))
+        {
+            // The rename is being tried again: an answer that is still on its way was about
+            // what had been held before.
+            self.pending.remove(&step.tx);
+        }
         let held = match step.body.clone() {
             StepBody::PrepareEntry {
                 dir,
@@ -363,8 +377,9 @@ impl<S: Store> Engine<S> {
         ])
     }
 
-    /// At the decider: what was decided? Nothing was: then it is "no", recorded before it is
-    /// told, so that the same transaction can never commit afterwards.
+    /// At the decider: what was decided? Nothing was: then it is "no". That needs no record:
+    /// should the client send the same rename again, it asks every holder anew, behind this
+    /// answer on the same lane.
     fn decide_asked(&mut self, step: &Step) -> StoreResult<OpResult<Held>> {
         if let Some(pending) = self.pending.get(&step.tx)
             && let TxKind::Rename(rename) = &pending.kind
@@ -373,12 +388,8 @@ impl<S: Store> Engine<S> {
             return Ok(Err(OpError::TryAgain));
         }
         let known = self.store.decision(step.key, step.tx)?;
-        let effects = match known {
-            Some(_) => Vec::new(),
-            None => vec![Effect::PutDecision(step.key, step.tx, Decision::Aborted)],
-        };
         let decision = known.unwrap_or(Decision::Aborted);
-        Ok(Ok((effects, StepAnswer::Decided(decision))))
+        Ok(Ok((Vec::new(), StepAnswer::Decided(decision))))
     }
 
     /// Asks for the decision about rows that are held here.

@@ -7,7 +7,7 @@ use super::transactions::Kind as TxKind;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, FlareRow, LinkRow, LinkState, Name};
-use crate::ids::{FlareRef, SliceId};
+use crate::ids::{FlareRef, SliceId, TxId};
 use crate::limits::LINK_MAX;
 use crate::op::Answer;
 use crate::store::{Store, StoreResult};
@@ -117,8 +117,10 @@ impl<S: Store> Engine<S> {
     }
 
     /// The parent has answered: the link is settled, or taken back with its count.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn link_done(
         &mut self,
+        tx: TxId,
         slice: SliceId,
         state: Option<Box<RequestState>>,
         flare: FlareRef,
@@ -152,7 +154,10 @@ impl<S: Store> Engine<S> {
                 (Err(error), effects)
             }
         };
-        effects.extend(state.as_ref().and_then(|state| state.reply_row(&answer)));
+        effects.extend(match &state {
+            Some(state) => state.reply_row(&answer),
+            None => self.reply_row_after(slice, flare.key(), tx, &answer)?,
+        });
         let seq = self.commit(slice, effects)?;
         self.wake_key(flare.key());
         let Some(mut state) = state else {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::event::Work;
-use crate::ids::{Epoch, SliceId};
+use crate::ids::{Epoch, SliceId, TxId};
 use crate::key::Key;
 use crate::limits::{ENGINE_PARKED_MAX, PARK_LIMIT_MS};
 use crate::time::Moment;
@@ -71,6 +71,16 @@ impl Parking {
         });
         self.count -= late.len();
         late
+    }
+
+    /// Forgets the steps of a transaction that wait for a key.
+    pub(super) fn forget_steps(&mut self, key: Key, tx: TxId) {
+        let Some(queue) = self.waiting.get_mut(&Wait::Key(key)) else {
+            return;
+        };
+        let before = queue.len();
+        queue.retain(|(_, work)| !matches!(work, Work::Step { step, .. } if step.tx == tx));
+        self.count -= before - queue.len();
     }
 
     pub(super) fn len(&self) -> usize {

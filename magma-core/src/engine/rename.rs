@@ -491,16 +491,14 @@ impl<S: Store> Engine<S> {
             return Ok(());
         };
         if !self.pending.contains_key(&row.tx) {
-            let Some(dir) = self.cache.flare(&self.store, row.key)? else {
-                return Ok(());
-            };
+            // The directory itself may be gone by now; what is to be told is not.
             let nothing = FlareRef::default();
             let rename = RenameTx {
                 from_dir: nothing,
                 from_name: local_name(),
                 moved: nothing,
                 moved_kind: Kind::File,
-                to_dir: dir.flare_ref(),
+                to_dir: FlareRef(row.key, Default::default()),
                 to_name: local_name(),
                 exchange: false,
                 victim: None,

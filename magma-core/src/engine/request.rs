@@ -34,8 +34,6 @@ pub(super) struct RequestState {
     pub(super) slice: SliceId,
     /// The operation that the reply waits for.
     pub(super) gate: Seq,
-    /// Exactly-once was looked up.
-    checked: bool,
 }
 
 impl RequestState {
@@ -52,6 +50,31 @@ impl RequestState {
 
     fn op(&self) -> Option<&Op> {
         self.request.ops.get(self.results.len())
+    }
+
+    /// The key may be in a slice by now that was cut off the one that it was in. The first
+    /// operation of such a slice follows all those of the old one.
+    pub(super) fn follow_cut(&mut self, slice: SliceId) {
+        if self.slice != slice {
+            self.slice = slice;
+            self.gate = self.gate.min(Seq(1));
+        }
+    }
+
+    /// Takes over the results of what was done of this request before, and leaves out the
+    /// content that went with it.
+    fn skip_done(&mut self, results: Vec<OpResult<Answer>>) {
+        if results.len() <= self.results.len() {
+            return;
+        }
+        let done = self.results.len()..results.len().min(self.request.ops.len());
+        for op in &self.request.ops[done] {
+            if let Op::Write { len, .. } = op {
+                let len = (*len as usize).min(self.payload.len());
+                drop(self.payload.split_to(len));
+            }
+        }
+        self.results = results;
     }
 
     fn mutates(&self) -> bool {
@@ -93,7 +116,6 @@ impl<S: Store> Engine<S> {
             out: Vec::new(),
             slice: SliceId(0),
             gate: Seq(0),
-            checked: false,
             request,
         };
         if let Err(error) = check_bounds(&state) {
@@ -128,7 +150,7 @@ impl<S: Store> Engine<S> {
             self.forward(state, to);
             return Ok(());
         }
-        state.slice = slice.id;
+        state.follow_cut(slice.id);
         let Some(owned) = self.owned.get(&state.slice) else {
             self.refuse(state, OpError::TryAgain);
             return Ok(());
@@ -139,8 +161,9 @@ impl<S: Store> Engine<S> {
             self.park(wait, Work::Request(Box::new(state)));
             return Ok(());
         }
-        if !state.checked && state.mutates() && state.request.session != INTERNAL {
-            state.checked = true;
+        if state.mutates() && state.request.session != INTERNAL {
+            // Looked up whenever it comes back, too: while it was parked, the same request
+            // sent again may have been done.
             match self.known_reply(&mut state)? {
                 Known::New => {}
                 Known::Done => {
@@ -148,6 +171,16 @@ impl<S: Store> Engine<S> {
                     return Ok(());
                 }
                 Known::UnderWay => return Ok(()),
+                Known::Adopts(tx) => {
+                    if let Some(pending) = self.pending.get_mut(&tx) {
+                        pending.state = Some(Box::new(state));
+                    }
+                    return Ok(());
+                }
+                Known::Settling => {
+                    self.refuse(state, OpError::TryAgain);
+                    return Ok(());
+                }
                 Known::Overtaken => {
                     self.refuse(state, OpError::Overtaken);
                     return Ok(());
@@ -161,30 +194,71 @@ impl<S: Store> Engine<S> {
     fn known_reply(&mut self, state: &mut RequestState) -> StoreResult<Known> {
         let request = &state.request;
         let (session, slot, seq) = (request.session, request.slot, request.seq);
-        for step in 0..request.ops.len() as u8 {
-            if let Some(pending) = self.pending.get_mut(&TxId(session, slot, seq, step)) {
-                // Sent again while under way: the answer goes to whoever asked last.
-                if let Some(waiting) = &mut pending.state {
-                    waiting.origin = state.origin;
+        let steps = request.ops.len() as u8;
+        if let Some(row) = self.store.reply(state.slice, session, slot)? {
+            if row.seq > seq {
+                return Ok(Known::Overtaken);
+            }
+            if row.seq == seq {
+                let results = codec::decode(&row.reply).unwrap_or_default();
+                state.skip_done(results);
+                let failed = state.results.last().is_some_and(Result::is_err);
+                if failed || state.results.len() >= usize::from(steps) {
+                    return Ok(Known::Done);
                 }
-                return Ok(Known::UnderWay);
             }
         }
-        let Some(row) = self.store.reply(state.slice, session, slot)? else {
-            return Ok(Known::New);
-        };
-        if row.seq > seq {
-            return Ok(Known::Overtaken);
-        }
-        if row.seq < seq {
-            return Ok(Known::New);
-        }
-        state.results = codec::decode(&row.reply).unwrap_or_default();
-        let failed = state.results.last().is_some_and(Result::is_err);
-        if failed || state.results.len() >= state.request.ops.len() {
-            return Ok(Known::Done);
+        for step in 0..steps {
+            let tx = TxId(session, slot, seq, step);
+            let Some(pending) = self.pending.get_mut(&tx) else {
+                continue;
+            };
+            // Sent again while under way: the answer goes to whoever asked last.
+            if let Some(waiting) = &mut pending.state {
+                waiting.origin = state.origin;
+                return Ok(Known::UnderWay);
+            }
+            // Nobody waits for it: it was resolved after a crash, or only its end is left.
+            return Ok(
+                match pending.adopts(state.request.ops.get(usize::from(step))) {
+                    true if state.results.len() == usize::from(step) => Known::Adopts(tx),
+                    _ => Known::Settling,
+                },
+            );
         }
         Ok(Known::New)
+    }
+
+    /// The row that keeps the answer of a request which nobody was waiting for when its
+    /// transaction was driven to the end after a crash: the client will ask again.
+    pub(super) fn reply_row_after(
+        &self,
+        slice: SliceId,
+        key: Key,
+        tx: TxId,
+        answer: &OpResult<Answer>,
+    ) -> StoreResult<Option<Effect>> {
+        let TxId(session, slot, seq, step) = tx;
+        let mut results: Vec<OpResult<Answer>> = match self.store.reply(slice, session, slot)? {
+            Some(row) if row.seq > seq => return Ok(None),
+            Some(row) if row.seq == seq => codec::decode(&row.reply).unwrap_or_default(),
+            Some(_) | None => Vec::new(),
+        };
+        if results.len() != usize::from(step) {
+            return Ok(None);
+        }
+        results.push(answer.clone());
+        let Ok(reply) = codec::encode(&results) else {
+            return Ok(None);
+        };
+        Ok(Some(Effect::PutReply(Box::new(ReplyRow {
+            key,
+            session,
+            slot,
+            seq,
+            step: 0,
+            reply,
+        }))))
     }
 
     fn run_ops(&mut self, mut state: RequestState) -> StoreResult<()> {
@@ -292,8 +366,17 @@ impl<S: Store> Engine<S> {
     ) -> StoreResult<()> {
         let failed = answer.is_err();
         state.results.push(answer);
-        if failed {
+        let slice = self.lava.slice_of(state.request.key).map(|slice| slice.id);
+        if let Some(slice) = slice {
+            state.follow_cut(slice);
+        }
+        if failed || state.op().is_none() {
             self.reply(*state);
+            return Ok(());
+        }
+        if !self.owned.contains_key(&state.slice) {
+            // The slice has moved meanwhile; what is done is known at its new owner.
+            self.refuse(*state, OpError::TryAgain);
             return Ok(());
         }
         self.run_ops(*state)
@@ -423,6 +506,10 @@ enum Known {
     New,
     Done,
     UnderWay,
+    /// Its transaction is being driven, and the request may wait for it.
+    Adopts(TxId),
+    /// Its transaction has ended for the client, but not here: it has to come again.
+    Settling,
     Overtaken,
 }
 

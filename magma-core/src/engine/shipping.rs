@@ -111,6 +111,9 @@ impl<S: Store> Engine<S> {
         let Some(copy) = owned.copies.get_mut(&from) else {
             return Ok(());
         };
+        // One that was filled and is only proposed to be in sync goes on as one that is: were
+        // it emptied now, the lava might call it in sync the next moment.
+        let in_sync = in_sync.map(|in_sync| in_sync || (copy.counts && have.is_some()));
         match (in_sync, have) {
             (Some(true), Some((_, seq))) if seq <= last => {
                 copy.acked = seq;

@@ -163,6 +163,31 @@ impl Owned {
         self.acked == self.last && self.waiting.is_empty()
     }
 
+    /// Whether a copy has everything, for sure: it may become the owner.
+    pub(super) fn holds_all(&self, volcano: VolcanoId) -> bool {
+        self.copies.get(&volcano).is_some_and(|copy| {
+            copy.counts && matches!(copy.stream, Stream::Live) && copy.acked == self.last
+        })
+    }
+
+    /// The keys of a range with a change that is not acknowledged.
+    pub(super) fn dirty_in(&self, start: Key, end: Key) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.dirty.keys().copied().collect();
+        keys.retain(|key| start <= *key && *key <= end);
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Lets answers about keys wait for the last operation, which does not change them.
+    pub(super) fn gate_by_last(&mut self, keys: Vec<Key>) {
+        if let Some((seq, changed, _)) = self.unacked.back_mut() {
+            for key in &keys {
+                self.dirty.insert(*key, *seq);
+            }
+            changed.extend(keys);
+        }
+    }
+
     /// Takes out everything that waits, acknowledged or not: the slice has another owner.
     pub(super) fn abandon(&mut self) -> Vec<Release> {
         std::mem::take(&mut self.waiting)

@@ -1,16 +1,16 @@
 //! What other owners' transactions ask of a directory here: insert and remove entries.
 //!
 //! A step is idempotent, because whoever drives the transaction sends it again when an
-//! answer is lost: an insert finds its own entry, a removal finds it gone. Refusals are
-//! remembered as long as the slot's request may still be on its way, so that an insert that
-//! was refused, and whose flare was dropped, never succeeds later.
+//! answer is lost: an insert finds its own entry, a removal finds it gone. An insert that was
+//! sent more than once and refused is followed by a removal, so that a late repetition never
+//! leaves an entry for a flare that was dropped.
 
 use super::Engine;
 use super::event::{Release, Work};
 use super::parking::Wait;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
-use crate::flare::{Attr, Decision, EntryRow, FlareRow, Kind, LinkState, Name};
+use crate::flare::{Attr, EntryRow, FlareRow, Kind, LinkState, Name};
 use crate::ids::{FlareRef, Seq, SliceId, VolcanoId};
 use crate::limits::LINK_MAX;
 use crate::op::Credentials;
@@ -53,6 +53,8 @@ impl<S: Store> Engine<S> {
             self.step_failed(from, &step, OpError::TryAgain);
             return Ok(());
         }
+        // What the same transaction has asked before, and waits, is out of date.
+        self.parking.forget_steps(step.key, step.tx);
         match step.body.clone() {
             StepBody::Insert {
                 dir,
@@ -112,10 +114,6 @@ impl<S: Store> Engine<S> {
         cred: &Credentials,
         inherits: bool,
     ) -> StoreResult<()> {
-        if self.store.decision(step.key, step.tx)? == Some(Decision::Aborted) {
-            self.step_failed(from, &step, OpError::Overtaken);
-            return Ok(());
-        }
         match self.insert_entry(dir, name, attr, cred, inherits)? {
             Inserting::Refused(error) => {
                 self.step_failed(from, &step, error);

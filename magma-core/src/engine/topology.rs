@@ -21,10 +21,12 @@ impl<S: Store> Engine<S> {
         }
         let first = self.lava.epoch.0 == 0;
         let before = std::mem::replace(&mut self.lava, lava);
-        let slices = self.lava.slices.clone();
+        // In the order in which they were cut, so that each finds the one that it was cut off.
+        let mut slices = self.lava.slices.clone();
+        slices.sort_by_key(|slice| slice.id);
         for slice in &slices {
             if slice.owner == self.me {
-                self.own_slice(slice, &before)?;
+                self.own_slice(slice)?;
             } else if slice.copy_on(self.me).is_some() {
                 self.copy_slice(slice, &before)?;
             }
@@ -58,17 +60,24 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    fn own_slice(&mut self, slice: &Slice, before: &Lava) -> StoreResult<()> {
+    fn own_slice(&mut self, slice: &Slice) -> StoreResult<()> {
         if !self.owned.contains_key(&slice.id) {
-            let cut_from = before
-                .slice_of(slice.start)
-                .map(|old| old.id)
-                .filter(|old| *old != slice.id && self.owned.contains_key(old));
+            let promoted = self.held.remove(&slice.id).map(|held| held.position.1);
+            let stored = self.store.position(slice.id)?.map(|(_, seq)| seq);
+            // A slice of ours that has no history was cut off one of ours, and lies above it:
+            // just now, or while this volcano was down.
+            let cut_from = self
+                .lava
+                .slices
+                .iter()
+                .rev()
+                .filter(|below| below.start < slice.start)
+                .map(|below| below.id)
+                .find(|below| self.owned.contains_key(below))
+                .filter(|_| promoted.is_none() && stored.is_none());
             if let Some(from) = cut_from {
                 self.cut_owned(from, slice)?;
             } else {
-                let promoted = self.held.remove(&slice.id).map(|held| held.position.1);
-                let stored = self.store.position(slice.id)?.map(|(_, seq)| seq);
                 let last = promoted.or(stored).unwrap_or_default();
                 let owned = Owned::new(slice.id, slice.start, slice.end, last);
                 self.owned.insert(slice.id, owned);
@@ -128,9 +137,28 @@ impl<S: Store> Engine<S> {
                 );
             }
         }
+        let dirty = self
+            .owned
+            .get(&from)
+            .map(|old| old.dirty_in(slice.start, slice.end));
         let mut owned = Owned::new(slice.id, slice.start, slice.end, Seq(0));
         owned.copies = copies;
         self.owned.insert(slice.id, owned);
+        // Its history begins with an operation that changes nothing. A copy that has it has
+        // the cut too, and everything before: so answers wait for it, and so does a new owner.
+        let first = self.commit(slice.id, Vec::new())?;
+        if let (Some(owned), Some(dirty)) = (self.owned.get_mut(&slice.id), dirty) {
+            owned.gate_by_last(dirty);
+        }
+        for pending in self.pending.values_mut() {
+            if pending.slice == from && slice.contains(pending.key()) {
+                pending.slice = slice.id;
+                pending.gate = pending.gate.min(first);
+                if let Some(state) = &mut pending.state {
+                    state.follow_cut(slice.id);
+                }
+            }
+        }
         Ok(())
     }
 

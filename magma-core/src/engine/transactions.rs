@@ -11,6 +11,7 @@ use crate::flare::Name;
 use crate::ids::{FlareRef, Seq, SliceId, TxId, VolcanoId};
 use crate::key::Key;
 use crate::limits::HEARTBEAT_MS;
+use crate::op::{Credentials, Op};
 use crate::store::{Store, StoreResult};
 use crate::time::Moment;
 use crate::wire::peer::{Step, StepBody, StepDone, StepName};
@@ -31,6 +32,36 @@ pub(super) struct Pending {
     /// Steps are not sent before this operation of the slice is acknowledged.
     pub(super) gate: Seq,
     pub(super) send_again: Moment,
+    /// A step may have been sent more than once, by this life of the volcano or an earlier.
+    pub(super) repeated: bool,
+    /// The insert was refused; the entry is removed again should a repetition have come
+    /// after the refusal and succeeded.
+    undoing: Option<OpError>,
+}
+
+impl Pending {
+    /// The key at which the transaction is driven.
+    pub(super) fn key(&self) -> Key {
+        match &self.kind {
+            Kind::Create { flare, .. } | Kind::Link { flare, .. } | Kind::Unlink { flare, .. } => {
+                flare.key()
+            }
+            Kind::Rename(rename) => rename.to_dir.key(),
+            Kind::Resolve(key) => *key,
+        }
+    }
+
+    /// Whether a request that comes again may wait for this transaction's end.
+    pub(super) fn adopts(&mut self, op: Option<&Op>) -> bool {
+        match (&mut self.kind, op) {
+            (Kind::Create { open, .. }, Some(Op::Create { new, .. })) => {
+                *open = new.open;
+                true
+            }
+            (Kind::Link { .. } | Kind::Unlink { .. }, Some(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 /// What a transaction does.
@@ -82,6 +113,8 @@ impl<S: Store> Engine<S> {
                 outstanding,
                 gate,
                 send_again,
+                repeated: false,
+                undoing: None,
             },
         );
     }
@@ -123,10 +156,22 @@ impl<S: Store> Engine<S> {
         if matches!(pending.kind, Kind::Rename(_)) {
             return self.rename_step_done(done);
         }
+        if let (Err(error), StepName::Insert, true) = (&done.result, done.step, pending.repeated) {
+            pending.undoing = Some(error.clone());
+            self.undo_insert(done.tx);
+            return Ok(());
+        }
         let Some(pending) = self.pending.remove(&done.tx) else {
             return Ok(());
         };
         let (tx, slice, state) = (done.tx, pending.slice, pending.state);
+        let done = match pending.undoing {
+            Some(refused) => StepDone {
+                result: Err(refused),
+                ..done
+            },
+            None => done,
+        };
         match pending.kind {
             Kind::Create {
                 flare,
@@ -138,15 +183,50 @@ impl<S: Store> Engine<S> {
                 flare,
                 parent,
                 name,
-            } => self.link_done(slice, state, flare, parent, name, done.result),
+            } => self.link_done(tx, slice, state, flare, parent, name, done.result),
             Kind::Unlink {
                 flare,
                 parent,
                 name,
-            } => self.unlink_done(slice, state, flare, parent, name, done.result),
+            } => self.unlink_done(tx, slice, state, flare, parent, name, done.result),
             Kind::Resolve(key) => self.resolved(slice, key, tx, done.result),
             Kind::Rename(_) => Ok(()),
         }
+    }
+
+    /// An insert was refused that was sent more than once: the name may have become free
+    /// before the last of them came, and that one have inserted an entry for a flare which
+    /// is dropped now. A removal goes the same way behind all of them.
+    fn undo_insert(&mut self, tx: TxId) {
+        let Some(pending) = self.pending.get(&tx) else {
+            return;
+        };
+        let (flare, dir, name) = match &pending.kind {
+            Kind::Create {
+                flare,
+                parent,
+                name,
+                ..
+            }
+            | Kind::Link {
+                flare,
+                parent,
+                name,
+            } => (*flare, *parent, name.clone()),
+            Kind::Unlink { .. } | Kind::Rename(_) | Kind::Resolve(_) => return,
+        };
+        let Ok(Some(row)) = self.cache.flare(&self.store, flare.key()) else {
+            return;
+        };
+        let body = StepBody::Remove {
+            dir,
+            name,
+            child: flare,
+            kind: row.kind,
+            child_uid: row.uid,
+            cred: Credentials::root(),
+        };
+        self.tx_step(tx, flare.key(), dir.key(), body);
     }
 
     /// Sends again what has no answer: to one volcano that came back, or what is overdue.
@@ -166,6 +246,7 @@ impl<S: Store> Engine<S> {
                 continue;
             }
             pending.send_again = now.plus_ms(RESEND_MS);
+            pending.repeated = true;
             again.extend(
                 pending
                     .outstanding

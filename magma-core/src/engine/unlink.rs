@@ -144,8 +144,10 @@ impl<S: Store> Engine<S> {
     }
 
     /// The parent has answered: the link is dropped, or stays.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn unlink_done(
         &mut self,
+        tx: TxId,
         slice: SliceId,
         state: Option<Box<RequestState>>,
         flare: FlareRef,
@@ -171,7 +173,10 @@ impl<S: Store> Engine<S> {
                 vec![Effect::PutLink(flare.key(), Box::new(link))]
             }
         };
-        effects.extend(state.as_ref().and_then(|state| state.reply_row(&answer)));
+        effects.extend(match &state {
+            Some(state) => state.reply_row(&answer),
+            None => self.reply_row_after(slice, flare.key(), tx, &answer)?,
+        });
         let seq = self.commit(slice, effects)?;
         self.wake_key(flare.key());
         let Some(mut state) = state else {
