@@ -114,7 +114,10 @@ fn make_file(
     rng.fill_bytes(&mut content);
     fs::write(path, content)?;
     *stamp += 1;
-    let time = Duration::new(FIRST_TIME + *stamp, (*stamp as u32 * 1_234_567) % 1_000_000_000);
+    let time = Duration::new(
+        FIRST_TIME + *stamp,
+        (*stamp as u32 * 1_234_567) % 1_000_000_000,
+    );
     File::options()
         .append(true)
         .open(path)?

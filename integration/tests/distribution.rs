@@ -40,7 +40,11 @@ fn every_key_is_on_two_volcanos_of_the_ring() {
     cluster.shutdown();
     let table = verify(&cluster.stores());
 
-    let stores: Vec<LookedAt> = cluster.stores().iter().map(|dir| LookedAt::open(dir)).collect();
+    let stores: Vec<LookedAt> = cluster
+        .stores()
+        .iter()
+        .map(|dir| LookedAt::open(dir))
+        .collect();
     let newest = stores.iter().max_by_key(|store| store.lava.epoch).unwrap();
     let lava = &newest.lava;
     for slice in &lava.slices {
@@ -72,7 +76,10 @@ fn every_key_is_on_two_volcanos_of_the_ring() {
         objects.values().map(|object| object.inode).collect();
     assert!(holders.len() >= inodes.len(), "{} keys", holders.len());
     for (nick, _) in RING {
-        assert!(owned.get(nick).is_some_and(|count| *count > 10), "{owned:?}\n{table}");
+        assert!(
+            owned.get(nick).is_some_and(|count| *count > 10),
+            "{owned:?}\n{table}"
+        );
     }
 }
 
@@ -95,10 +102,13 @@ fn verify_finds_what_differs_and_changes_nothing() {
     let of_store = |snapshot: &Snapshot| -> BTreeMap<_, _> {
         let names = ["store.sql", "agreement.sql"];
         let is_ours = |path: &Path| {
-            names.iter().any(|name| path.ends_with(name)) || path.to_string_lossy().contains("content/")
+            names.iter().any(|name| path.ends_with(name))
+                || path.to_string_lossy().contains("content/")
         };
         let objects = snapshot.0.iter().filter(|(path, _)| is_ours(path));
-        objects.map(|(path, object)| (path.clone(), object.clone())).collect()
+        objects
+            .map(|(path, object)| (path.clone(), object.clone()))
+            .collect()
     };
     assert_eq!(of_store(&before), of_store(&after));
 
@@ -127,8 +137,8 @@ fn verify_finds_what_differs_and_changes_nothing() {
 fn verify_does_not_look_at_a_store_in_use() {
     let mut cluster = Cluster::start(1);
     let run = |dir: &Path| {
-        let mut command = integration::volcano_process::programs()
-            .command(magma_cli::program::Program::Tools);
+        let mut command =
+            integration::volcano_process::programs().command(magma_cli::program::Program::Tools);
         let output = command.arg("verify").arg(dir).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stderr).unwrap()

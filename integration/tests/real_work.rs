@@ -33,11 +33,20 @@ fn trees_are_copied_and_survive_a_restart() {
     tools::run("cp", &[Path::new("-a"), &source, &one.join("cp")]);
     // With the slash: the content of the directory, with -H: hard links as such.
     let from = format!("{}/", source.display());
-    tools::run("rsync", &[Path::new("-aH"), Path::new(&from), &two.join("rsync")]);
+    tools::run(
+        "rsync",
+        &[Path::new("-aH"), Path::new(&from), &two.join("rsync")],
+    );
     let pack = "mkdir \"$2\" && tar -C \"$1\" -cf - . | tar -C \"$2\" -xpf -";
     tools::run(
         "sh",
-        &[Path::new("-c"), Path::new(pack), Path::new("sh"), &source, &one.join("tar")],
+        &[
+            Path::new("-c"),
+            Path::new(pack),
+            Path::new("sh"),
+            &source,
+            &one.join("tar"),
+        ],
     );
     for copy in ["cp", "rsync", "tar"] {
         for mount in [&one, &two] {
@@ -49,7 +58,12 @@ fn trees_are_copied_and_survive_a_restart() {
     // The same once more with the eyes of another program.
     tools::run(
         "diff",
-        &[Path::new("-r"), Path::new("--no-dereference"), &source, &two.join("cp")],
+        &[
+            Path::new("-r"),
+            Path::new("--no-dereference"),
+            &source,
+            &two.join("cp"),
+        ],
     );
 
     let before = Snapshot::of(one.path());
@@ -111,11 +125,18 @@ fn programs_are_built_on_a_mount() {
     let two = cluster.mount(2);
     let hello = one.join("hello");
     fs::create_dir_all(hello.join("src")).unwrap();
-    let manifest = "[package]\nname = \"hello\"\nversion = \"1.0.0\"\nedition = \"2024\"\n[workspace]\n";
+    let manifest =
+        "[package]\nname = \"hello\"\nversion = \"1.0.0\"\nedition = \"2024\"\n[workspace]\n";
     fs::write(hello.join("Cargo.toml"), manifest).unwrap();
-    fs::write(hello.join("src/main.rs"), "fn main() { println!(\"crust\"); }\n").unwrap();
+    fs::write(
+        hello.join("src/main.rs"),
+        "fn main() { println!(\"crust\"); }\n",
+    )
+    .unwrap();
     let mut build = tools::command("cargo");
-    build.args(["build", "--offline", "--quiet"]).current_dir(&hello);
+    build
+        .args(["build", "--offline", "--quiet"])
+        .current_dir(&hello);
     // Ours says where these tests are built.
     build.env_remove("CARGO_TARGET_DIR");
     tools::finish(build);
@@ -130,15 +151,27 @@ fn programs_are_built_on_a_mount() {
     )
     .unwrap();
     fs::write(c.join("h.h"), "int b(void);\n").unwrap();
-    fs::write(c.join("a.c"), "#include \"h.h\"\nint main(void) { return b() - 42; }\n").unwrap();
-    fs::write(c.join("b.c"), "#include \"h.h\"\nint b(void) { return 42; }\n").unwrap();
+    fs::write(
+        c.join("a.c"),
+        "#include \"h.h\"\nint main(void) { return b() - 42; }\n",
+    )
+    .unwrap();
+    fs::write(
+        c.join("b.c"),
+        "#include \"h.h\"\nint b(void) { return 42; }\n",
+    )
+    .unwrap();
     tools::run_in(&c, "make", &["-s", "-j2"]);
     // Through another volcano everything is up to date: the times agree.
     let again = tools::run_in(&one.join("c"), "make", &["all"]);
     assert!(again.contains("Nothing to be done"), "{again}");
     tools::run(one.join("c/prog").to_str().unwrap(), &[""; 0]);
     // A change on one mount is newer than what was built on the other.
-    fs::write(one.join("c/b.c"), "#include \"h.h\"\nint b(void) { return 6 * 7; }\n").unwrap();
+    fs::write(
+        one.join("c/b.c"),
+        "#include \"h.h\"\nint b(void) { return 6 * 7; }\n",
+    )
+    .unwrap();
     let again = tools::run_in(&c, "make", &["all"]);
     assert!(again.contains("gcc -c b.c"), "{again}");
 
@@ -164,15 +197,26 @@ fn a_database_lives_on_a_mount() {
     }
     fs::write(&script, statements).unwrap();
     let read = format!(".read {}", script.display());
-    tools::run("sqlite3", &[Path::new("-bail"), &database, Path::new(&read)]);
+    tools::run(
+        "sqlite3",
+        &[Path::new("-bail"), &database, Path::new(&read)],
+    );
     let ask = |mount: &Mount| {
         let questions = "PRAGMA integrity_check; SELECT count(*), sum(n) FROM t;";
-        tools::run("sqlite3", &[&mount.join("database.sql"), Path::new(questions)])
+        tools::run(
+            "sqlite3",
+            &[&mount.join("database.sql"), Path::new(questions)],
+        )
     };
-    let right = format!("ok\n{TRANSACTIONS}|{}\n", TRANSACTIONS * (TRANSACTIONS + 1) / 2);
+    let right = format!(
+        "ok\n{TRANSACTIONS}|{}\n",
+        TRANSACTIONS * (TRANSACTIONS + 1) / 2
+    );
     assert_eq!(ask(&one), right);
     assert_eq!(ask(&two), right);
-    over_a_restart(&mut cluster, one, two, |mount| assert_eq!(ask(mount), right));
+    over_a_restart(&mut cluster, one, two, |mount| {
+        assert_eq!(ask(mount), right)
+    });
 }
 
 /// Ends everything, starts it again, compares the whole tree and lets `look` have a look.
@@ -198,7 +242,12 @@ fn git(dir: &Path, arguments: &[&str]) -> String {
     git.current_dir(dir)
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_CONFIG_SYSTEM", "/dev/null")
-        .args(["-c", "user.name=Wallace", "-c", "user.email=wallace@localhost"])
+        .args([
+            "-c",
+            "user.name=Wallace",
+            "-c",
+            "user.email=wallace@localhost",
+        ])
         .args(["-c", "safe.directory=*"])
         .args(arguments);
     tools::finish(git)

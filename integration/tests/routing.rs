@@ -68,8 +68,17 @@ impl Worker {
 }
 
 fn content(round: u64) -> Vec<u8> {
-    let size = if round.is_multiple_of(8) { 300_000 } else { 2_000 };
-    format!("round {round};").into_bytes().into_iter().cycle().take(size).collect()
+    let size = if round.is_multiple_of(8) {
+        300_000
+    } else {
+        2_000
+    };
+    format!("round {round};")
+        .into_bytes()
+        .into_iter()
+        .cycle()
+        .take(size)
+        .collect()
 }
 
 fn one_round(dir: &std::path::Path, round: u64) -> Result<(), String> {
@@ -107,7 +116,11 @@ fn joins_disturb_no_workload() {
     let mut cluster = Cluster::start(1);
     let mount = cluster.mount(0);
     let workers = [0, 1].map(|n| Worker::start(mount.join(format!("work{n}"))));
-    let go_on = |more| workers.iter().for_each(|worker: &Worker| worker.go_on(more));
+    let go_on = |more| {
+        workers
+            .iter()
+            .for_each(|worker: &Worker| worker.go_on(more))
+    };
     go_on(FILES * 2);
     cluster.join();
     go_on(FILES);
@@ -121,7 +134,11 @@ fn joins_disturb_no_workload() {
     for (n, rounds) in rounds.into_iter().enumerate() {
         for round in rounds.saturating_sub(FILES)..rounds {
             let file = other.join(format!("work{n}/file{}", round % FILES));
-            assert!(fs::read(&file).unwrap() == content(round), "{}", file.display());
+            assert!(
+                fs::read(&file).unwrap() == content(round),
+                "{}",
+                file.display()
+            );
         }
     }
     mount.end();

@@ -44,7 +44,9 @@ fn an_actor_that_panics_is_built_anew() {
         assert!(said.contains("fault sent"), "{said}");
         let worked = worker.join().unwrap();
         assert!(worked.is_ok(), "{actor}: {worked:?}");
-        Cluster::eventually("the panic is in the log", || (panics() > before).then_some(()));
+        Cluster::eventually("the panic is in the log", || {
+            (panics() > before).then_some(())
+        });
         for n in 0..FILES {
             assert!(fs::read(dir.join(format!("file{n}"))).unwrap() == content(n));
         }

@@ -112,8 +112,8 @@ impl AgreementLog {
     pub fn peek(dir: &Path) -> StoreResult<AgreementLog> {
         let path = dir.join(FILE_NAME);
         let failed = |e| sqlite(&path, e);
-        let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
-            .map_err(failed)?;
+        let connection =
+            Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
         connection.busy_timeout(BUSY_LIMIT).map_err(failed)?;
         let found: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))

@@ -96,10 +96,15 @@ impl SqliteStore {
     /// caller holds the directory's [`super::lock::DirLock`].
     pub fn open(directory: &Path) -> StoreResult<SqliteStore> {
         fs::create_dir_all(directory).map_err(|source| io_error("create", directory, source))?;
+        let content = ContentFiles::open(&directory.join(CONTENT_DIRECTORY))?;
+        SqliteStore::open_again(directory, content)
+    }
+
+    /// Opens a store again whose content files others have in use.
+    pub fn open_again(directory: &Path, content: ContentFiles) -> StoreResult<SqliteStore> {
         let path = directory.join(DATABASE_FILE);
         let mut connection = connect(&path).map_err(|source| sqlite_error(&path, source))?;
         schema::migrate(&mut connection, &path)?;
-        let content = ContentFiles::open(&directory.join(CONTENT_DIRECTORY))?;
         // The mark goes before anything else happens, and this write makes the log exist.
         let was_clean = connection
             .execute("DELETE FROM meta WHERE name = ?1", [META_CLEAN])
