@@ -129,7 +129,7 @@ pub fn start(
     output: tokio::sync::mpsc::UnboundedSender<Output>,
 ) -> Result<(EngineHandle, ContentFiles), StoreError> {
     let (queue, inbox) = sync_channel(ENGINE_QUEUE);
-    let engine = build(&seed)?;
+    let engine = build(&seed, None)?;
     let content = engine.store().content_files().clone();
     let sentinel = DropSentinel::new(watch.clone(), "Engine");
     let runner = Runner {
@@ -154,8 +154,13 @@ pub fn start(
     Ok((EngineHandle { queue }, content))
 }
 
-fn build(seed: &EngineSeed) -> StoreResult<DiskEngine> {
-    let store = SqliteStore::open(&seed.dir)?;
+/// The I/O pool keeps the content files of the first engine, so those after it take them over:
+/// a second handle would neither learn which files are new nor let go of those that are removed.
+fn build(seed: &EngineSeed, content: Option<ContentFiles>) -> StoreResult<DiskEngine> {
+    let store = match content {
+        None => SqliteStore::open(&seed.dir)?,
+        Some(content) => SqliteStore::open_again(&seed.dir, content)?,
+    };
     Engine::new(seed.me, seed.lava.clone(), store, now())
 }
 
@@ -266,6 +271,7 @@ impl Runner {
     }
 
     fn rebuild(&mut self, broken: DiskEngine, trouble: String) -> Option<DiskEngine> {
+        let content = broken.store().content_files().clone();
         // Its open transaction is rolled back with it.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
         let spent = self
@@ -280,7 +286,7 @@ impl Runner {
             return None;
         }
         tracing::error!("the engine is built anew from its store: {trouble}");
-        let built = catch_unwind(AssertUnwindSafe(|| build(&self.seed)));
+        let built = catch_unwind(AssertUnwindSafe(|| build(&self.seed, Some(content))));
         let mut engine = match built {
             Ok(Ok(engine)) => engine,
             Ok(Err(error)) => {

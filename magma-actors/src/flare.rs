@@ -18,7 +18,7 @@ use magma_core::wire::{PROTOCOL_VERSION, codec};
 use crate::engine::Output;
 use crate::keyspace::{HandOverDrained, ProposeChange, RouteForward};
 use crate::links::Roles;
-use crate::node::{Node, lock, post};
+use crate::node::{Links, Node, lock, post};
 use crate::replica::{FromPeer, ToPeer};
 use crate::supervision::{GuardedContext, Handle, Inner};
 use crate::transport::{Connection, Frame, Lane, Replier, Service};
@@ -270,6 +270,13 @@ impl Handle<FromEngine> for Flare {
                 for (_, reply_to) in self.replies.drain() {
                     reply_to.fail(&self.node, OpError::TryAgain);
                 }
+                // What peers have sent to the old engine is lost, and so is what it knew of
+                // them. New connections, in both directions, make both sides say again what
+                // they hold, as after a restart of the whole process.
+                let links = [&self.node.flare_links, &self.node.flare_guests];
+                for (_, connection) in links.into_iter().flat_map(Links::all) {
+                    connection.close("the engine was built anew");
+                }
             }
             Output::Stopped => self.stopped.notify_one(),
         }
@@ -345,7 +352,10 @@ impl Service for FlareService {
                 Role::Client(session)
             }
             Ok(FlareHello::Volcano(identity)) => match identity.volcano {
-                Some(id) => Role::Volcano(id),
+                Some(id) => {
+                    self.node.flare_guests.up(id, connection.clone());
+                    Role::Volcano(id)
+                }
                 None => return,
             },
             // On the side that dialled the hello is our own, and the welcome was read already.
@@ -397,6 +407,9 @@ impl Service for FlareService {
 
     fn closed(&self, connection: &Connection, reason: &str) {
         let role = lock(&self.roles).remove(&connection.id());
+        if let Some((Role::Volcano(id), _)) = role {
+            self.node.flare_guests.down(id, connection);
+        }
         if let Some((Role::Client(session), _)) = role {
             tracing::debug!(target: "magma::f", %session, reason, "a session's connection has ended");
             let mut sessions = lock(&self.node.sessions);

@@ -44,6 +44,8 @@ pub struct Node {
     pub actors: Actors,
     /// Connections that this volcano dialled, by protocol.
     pub flare_links: Links,
+    /// Flare connections that other members dialled.
+    pub flare_guests: Links,
     /// The same for the node protocol.
     pub node_links: Links,
     /// Connections of sessions, for what is told unasked.
@@ -143,6 +145,7 @@ impl Node {
             engine: seed.engine,
             actors: Actors::default(),
             flare_links: Links::default(),
+            flare_guests: Links::default(),
             node_links: Links::default(),
             sessions: Mutex::default(),
             // A number that no earlier life of this volcano has used.

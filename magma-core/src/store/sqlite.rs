@@ -101,10 +101,15 @@ impl SqliteStore {
     /// caller holds the directory's [`super::lock::DirLock`].
     pub fn open(directory: &Path) -> StoreResult<SqliteStore> {
         fs::create_dir_all(directory).map_err(|source| io_error("create", directory, source))?;
+        let content = ContentFiles::open(&directory.join(CONTENT_DIRECTORY))?;
+        SqliteStore::open_again(directory, content)
+    }
+
+    /// Opens a store again whose content files others have in use.
+    pub fn open_again(directory: &Path, content: ContentFiles) -> StoreResult<SqliteStore> {
         let path = directory.join(DATABASE_FILE);
         let mut connection = connect(&path).map_err(|source| sqlite_error(&path, source))?;
         schema::migrate(&mut connection, &path)?;
-        let content = ContentFiles::open(&directory.join(CONTENT_DIRECTORY))?;
         // The mark goes before anything else happens. It is a file, because a full disk must
         // not keep a store from being opened, and removing a file needs no space.
         let clean = directory.join(CLEAN_FILE);
