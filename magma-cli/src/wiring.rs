@@ -13,6 +13,7 @@ use magma_core::store::StoreError;
 use magma_core::store::agreement_log::{self, AgreementLog};
 use magma_core::store::lock::DirLock;
 use magma_core::store::sqlite::SqliteStore;
+use magma_fuse::client::volcanos::Survey;
 use magma_fuse::client::{Client, ClientConfig, ClientError};
 use magma_fuse::filesystem::{FsOptions, MagmaFs};
 use magma_fuse::helper::{Built, MountRequest};
@@ -75,13 +76,33 @@ pub fn connect(
     tool: &str,
     patience: Duration,
 ) -> Result<Client, ConnectError> {
-    let config = ClientConfig {
+    let config = tool_config(hosts, secret, tool, patience)?;
+    Ok(Client::connect_blocking(config)?)
+}
+
+/// Asks the volcanos of a network how they are, without a session.
+pub fn survey(
+    hosts: &[HostPort],
+    secret: &SecretText,
+    tool: &str,
+    patience: Duration,
+) -> Result<Survey, ConnectError> {
+    let config = tool_config(hosts, secret, tool, patience)?;
+    Ok(Survey::take_blocking(config)?)
+}
+
+fn tool_config(
+    hosts: &[HostPort],
+    secret: &SecretText,
+    tool: &str,
+    patience: Duration,
+) -> Result<ClientConfig, ConnectError> {
+    Ok(ClientConfig {
         hosts: resolve(hosts)?,
         secret: NetworkSecret::derive(secret.reveal())?,
         label: format!("{}:{tool}", host_name()),
         patience,
-    };
-    Ok(Client::connect_blocking(config)?)
+    })
 }
 
 /// All addresses of all hosts; it is enough when one of them has any.

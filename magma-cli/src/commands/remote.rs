@@ -1,7 +1,7 @@
 //! Tools that ask a running network: `lava`, `status`, `ls`, `cat`, `stat`, `inspect`.
 //!
-//! Each opens a session as a mount does, works as root with what the secret key allows, and
-//! ends the session before it exits. Exit codes: 0 it worked; 1 the network said no, or
+//! Those about paths open a session as a mount does, work as root with what the secret key
+//! allows, and end the session before they exit. Exit codes: 0 it worked; 1 the network said no, or
 //! (`status`) not all is well; 2 wrong usage; 3 no volcano could be asked.
 
 mod files;
@@ -16,6 +16,7 @@ use clap::{Args, Subcommand};
 use magma_actors::config::secret::SecretText;
 use magma_actors::config::{DEFAULT_PORT, HostPort};
 use magma_core::flare::path::FlarePath;
+use magma_fuse::client::volcanos::Survey;
 use magma_fuse::client::{Client, ClientError};
 use magma_fuse::helper::spec::{Spec, parse_hosts};
 
@@ -83,6 +84,12 @@ struct CommonFlags {
     /// How long to ask before giving up
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     patience: u64,
+}
+
+impl CommonFlags {
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience)
+    }
 }
 
 /// Why a tool failed.
@@ -172,22 +179,23 @@ fn work(
         Err(Refused::Usage(line) | Refused::Show(line)) => return Err(RemoteError::Usage(line)),
     };
     let name = tool.name();
-    let open = |hosts: &[HostPort], common: &CommonFlags| {
+    let secret = |common: &CommonFlags| {
         let key_file = common.key_file.as_deref();
-        let secret = SecretText::choose(common.key.clone(), key_file, variable.clone())
-            .map_err(|error| RemoteError::Usage(error.to_string()))?;
-        let patience = Duration::from_secs(common.patience);
-        Ok::<Client, RemoteError>(wiring::connect(hosts, &secret, name, patience)?)
+        SecretText::choose(common.key.clone(), key_file, variable.clone())
+            .map_err(|error| RemoteError::Usage(error.to_string()))
+    };
+    let survey = |flags: &NetworkFlags| {
+        let common = &flags.common;
+        let (hosts, patience) = (network_hosts(flags)?, common.patience());
+        Ok::<Survey, RemoteError>(wiring::survey(&hosts, &secret(common)?, name, patience)?)
+    };
+    let open = |hosts: &[HostPort], common: &CommonFlags| {
+        let patience = common.patience();
+        Ok::<Client, RemoteError>(wiring::connect(hosts, &secret(common)?, name, patience)?)
     };
     match tool {
-        RemoteTool::Lava(flags) => {
-            let client = open(&network_hosts(&flags)?, &flags.common)?;
-            with(&client, network::lava(&client, flags.common.json))
-        }
-        RemoteTool::Status(flags) => {
-            let client = open(&network_hosts(&flags)?, &flags.common)?;
-            with(&client, network::status(&client, flags.common.json))
-        }
+        RemoteTool::Lava(flags) => network::lava(&survey(&flags)?, flags.common.json),
+        RemoteTool::Status(flags) => network::status(&survey(&flags)?, flags.common.json),
         RemoteTool::Ls(flags) => {
             let spec = spec_of(&flags)?;
             let client = open(&spec.hosts, &flags.common)?;

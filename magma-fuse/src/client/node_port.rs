@@ -81,6 +81,32 @@ impl NodePort {
         Ok(codec::decode(&answer.header)?)
     }
 
+    /// The lava of the first host that answers, without a session: also a network that is not
+    /// ready, or has lost its coordinator, can be asked so.
+    pub(crate) async fn first_lava(&self, patience: Duration) -> Result<Lava, ClientError> {
+        let patience = Patience::of(patience);
+        let mut backoff = Backoff::new();
+        loop {
+            let mut silent = Vec::new();
+            for &host in &self.hosts {
+                let limit = Duration::from_millis(CLIENT_ATTEMPT_MS).min(patience.left());
+                match self.call(host, &NodeCall::GetLava, limit).await {
+                    Ok(NodeAnswer::Lava(lava)) => return Ok(*lava),
+                    Ok(_) => silent.push((host, "an answer to another question".to_owned())),
+                    Err(NodeError::Transport(TransportError::WrongKey { .. })) => {
+                        return Err(ClientError::WrongKey { host });
+                    }
+                    Err(error) => silent.push((host, error.to_string())),
+                }
+            }
+            if patience.is_over() {
+                return Err(ClientError::no_host(silent));
+            }
+            let pause = backoff.pause().min(patience.left());
+            tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
+        }
+    }
+
     /// Asks a volcano what it says of itself.
     pub(crate) async fn status(
         &self,

@@ -3,7 +3,7 @@
 use magma_actors::console::render;
 use magma_core::lava::{Lava, Volcano};
 use magma_core::wire::node_protocol::VolcanoStatus;
-use magma_fuse::client::Client;
+use magma_fuse::client::volcanos::Survey;
 
 use super::{Health, RemoteError, json};
 use crate::output;
@@ -12,16 +12,15 @@ use crate::output;
 pub(super) type Heard<'a> = (&'a Volcano, &'a Result<VolcanoStatus, String>);
 
 /// The volcanos as the console's `lava` shows them, each asked by us.
-pub(super) async fn lava(client: &Client, as_json: bool) -> Result<Health, RemoteError> {
-    let (lava, statuses) = ask(client).await;
-    let heard: Vec<Heard> = lava.volcanos.iter().zip(&statuses).collect();
+pub(super) fn lava(survey: &Survey, as_json: bool) -> Result<Health, RemoteError> {
+    let (lava, heard) = (&survey.lava, heard(survey));
     if as_json {
-        json::print(&json::lava(&lava, &heard))?;
+        json::print(&json::lava(lava, &heard))?;
         return Ok(Health::Well);
     }
     for (volcano, status) in heard {
         let status = status.as_ref().ok().map(|status| (status.clone(), true));
-        for line in render::volcano(&lava, volcano, status.as_ref()) {
+        for line in render::volcano(lava, volcano, status.as_ref()) {
             output::result(line);
         }
         output::result("");
@@ -30,17 +29,16 @@ pub(super) async fn lava(client: &Client, as_json: bool) -> Result<Health, Remot
 }
 
 /// Whether all is well: one line a volcano, one line a slice, and a verdict.
-pub(super) async fn status(client: &Client, as_json: bool) -> Result<Health, RemoteError> {
-    let (lava, statuses) = ask(client).await;
-    let heard: Vec<Heard> = lava.volcanos.iter().zip(&statuses).collect();
-    let problems = problems(&lava, &heard);
+pub(super) fn status(survey: &Survey, as_json: bool) -> Result<Health, RemoteError> {
+    let (lava, heard) = (&survey.lava, heard(survey));
+    let problems = problems(lava, &heard);
     let health = if problems.is_empty() {
         Health::Well
     } else {
         Health::Unwell
     };
     if as_json {
-        json::print(&json::status(&lava, &heard, &problems))?;
+        json::print(&json::status(lava, &heard, &problems))?;
         return Ok(health);
     }
     output::result(format_args!(
@@ -48,7 +46,7 @@ pub(super) async fn status(client: &Client, as_json: bool) -> Result<Health, Rem
         lava.network,
         lava.generation,
         lava.epoch,
-        coordinator(&lava).unwrap_or_else(|| "nobody".to_owned()),
+        coordinator(lava).unwrap_or_else(|| "nobody".to_owned()),
         lava.sessions.len(),
     ));
     for (volcano, status) in &heard {
@@ -74,11 +72,9 @@ pub(super) async fn status(client: &Client, as_json: bool) -> Result<Health, Rem
     Ok(health)
 }
 
-/// The newest lava that anybody of those asked knows, and what each says.
-async fn ask(client: &Client) -> (Lava, Vec<Result<VolcanoStatus, String>>) {
-    let lava = (*client.lava()).clone();
-    let statuses = client.statuses(&lava).await;
-    (lava, statuses)
+fn heard(survey: &Survey) -> Vec<Heard<'_>> {
+    let volcanos = survey.lava.volcanos.iter();
+    volcanos.zip(&survey.statuses).collect()
 }
 
 /// The nickname of the volcano that coordinates.
