@@ -53,7 +53,7 @@ impl Plan {
             } else {
                 2 + (seed % 4) as u32
             },
-            faults: seed % 5 != 0,
+            faults: !seed.is_multiple_of(5),
             joins: (seed % 4) as u32,
         }
     }

@@ -81,13 +81,15 @@ pub async fn among_others(port: Port, number: u32, steps: u32) -> std::result::R
             written.extend(line);
         }
         let task = port.draw(draw_task);
-        match by_network(&port, &task).await {
-            Err(
-                OpError::Io | OpError::Overtaken | OpError::TooManyHops | OpError::SessionEnded,
-            ) => {
-                return Err(format!("client {number}: {task:?} failed as nothing may"));
-            }
-            Ok(_) | Err(_) => {}
+        let failed = by_network(&port, &task).await.err();
+        let never = matches!(
+            failed,
+            Some(OpError::Io | OpError::Overtaken | OpError::TooManyHops | OpError::SessionEnded)
+        );
+        if never {
+            return Err(format!(
+                "client {number}: {task:?} failed as nothing may: {failed:?}"
+            ));
         }
     }
     match read(&port, &own).await {

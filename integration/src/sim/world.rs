@@ -101,7 +101,7 @@ pub struct World {
     tokens: BTreeMap<u64, Waiter>,
     joins_left: u32,
     faults: bool,
-    /// Everything that happens is printed.
+    /// Everything that happens is told on standard error.
     pub trace: bool,
 }
 
@@ -220,7 +220,7 @@ impl World {
         };
         self.time = time;
         if self.trace && !matches!(due, Due::Tick(..) | Due::Batch(..)) {
-            eprintln!("{time} {due:?}");
+            self.note(&format!("{due:?}"));
         }
         match due {
             Due::Batch(id, life) => self.batch(id, life),
@@ -295,6 +295,12 @@ impl World {
             Due::Restart(id) => self.start(id),
             Due::Join => self.join(),
         }
+    }
+
+    /// Tells what happens to whoever set `SIM_TRACE`; a closed pipe is their wish.
+    fn note(&self, what: &str) {
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "{} {what}", self.time);
     }
 
     // Volcanos.
@@ -455,7 +461,7 @@ impl World {
 
     fn act(&mut self, id: VolcanoId, action: Action) -> Result<(), String> {
         if self.trace {
-            eprintln!("{} v{id}: {action:?}", self.time);
+            self.note(&format!("v{id}: {action:?}"));
         }
         match action {
             Action::Reply {
@@ -600,7 +606,7 @@ impl World {
     ) -> Result<(), String> {
         let accepted = self.agreement.propose(epoch, &change);
         if self.trace {
-            eprintln!("{} agreement: {change:?} of {by}: {accepted}", self.time);
+            self.note(&format!("agreement: {change:?} of {by}: {accepted}"));
         }
         let lava = accepted.then(|| Box::new(self.agreement.lava().clone()));
         if accepted {

@@ -243,7 +243,11 @@ impl<S: Store> Engine<S> {
         else {
             return Ok(());
         };
-        if !matches!(copy.stream, Stream::Filling(_)) {
+        let Stream::Filling(fill) = &copy.stream else {
+            return Ok(());
+        };
+        if done.is_some() && !fill.sent_all {
+            // Of a filling that has begun anew since.
             return Ok(());
         }
         match done {

@@ -383,7 +383,8 @@ impl<S: Store> Engine<S> {
     fn decide_asked(&mut self, step: &Step) -> StoreResult<OpResult<Held>> {
         if let Some(pending) = self.pending.get(&step.tx)
             && let TxKind::Rename(rename) = &pending.kind
-            && !rename.decided
+            // The lock is kept until the links that the rename has changed are told.
+            && (!rename.decided || (step.driver == ROOT && rename.locked && !rename.unlocked))
         {
             return Ok(Err(OpError::TryAgain));
         }
@@ -465,7 +466,8 @@ impl<S: Store> Engine<S> {
         let links = self.cache.links(&self.store, dir.key())?;
         // A directory that is being moved by somebody else cannot be here: that rename has
         // the lock. What is held is this transaction's own doing, or a move inside one parent.
-        let parent = links.first().map(|link| link.parent);
+        let stays = |link: &&LinkRow| !matches!(link.state, LinkState::HeldNew(..));
+        let parent = links.iter().find(stays).map(|link| link.parent);
         Ok(match parent {
             Some(parent) => Ok((Vec::new(), StepAnswer::Parent(Some(parent)))),
             None => Err(OpError::NotFound),

@@ -184,15 +184,22 @@ impl<S: Store> Engine<S> {
             .map(|owned| (owned.id, owned.start, owned.end))
             .collect();
         for (slice, start_key, end) in ranges {
-            for key in self.store.unsettled(start_key, end, UNSETTLED_AT_A_TIME)? {
-                self.settle(key)?;
-            }
             if start {
+                // Before what is held is asked for: holders of the same transaction are told
+                // all together.
+                let mut driven = std::collections::BTreeSet::new();
                 // All of them: a decision is forgotten when everybody in the outbox has been
                 // told. There are no more than renames were under way.
                 for row in self.store.outbox(start_key, end, usize::MAX)? {
                     self.drive_outbox(&row)?;
+                    driven.insert(row.tx);
                 }
+                for tx in driven {
+                    self.give_lock_back(tx);
+                }
+            }
+            for key in self.store.unsettled(start_key, end, UNSETTLED_AT_A_TIME)? {
+                self.settle(key)?;
             }
             if self
                 .owned

@@ -46,6 +46,8 @@ pub(super) struct RenameTx {
     pub(super) failed: Option<OpError>,
     /// It has the network-wide lock.
     pub(super) locked: bool,
+    /// That is being given back.
+    pub(super) unlocked: bool,
     /// It is decided; only finishing is left.
     pub(super) decided: bool,
     /// Parents walked up so far.
@@ -145,6 +147,7 @@ impl<S: Store> Engine<S> {
             holders: Vec::new(),
             failed: None,
             locked: false,
+            unlocked: false,
             decided: false,
             depth: 0,
             moved_uid: None,
@@ -436,15 +439,41 @@ impl<S: Store> Engine<S> {
         };
         let (holders, locked, driver) =
             (rename.holders.clone(), rename.locked, rename.to_dir.key());
-        for key in &holders {
+        for key in holders.iter().filter(|key| !locked || **key != ROOT) {
             self.tx_step(tx, driver, *key, StepBody::Finish(decision));
-        }
-        if locked {
-            self.tx_step(tx, driver, ROOT, StepBody::UnlockRename);
         }
         if holders.is_empty() && !locked {
             self.pending.remove(&tx);
+        } else if !self.is_waiting(tx) {
+            self.give_lock_back(tx);
         }
+    }
+
+    fn is_waiting(&self, tx: TxId) -> bool {
+        let pending = self.pending.get(&tx);
+        pending.is_some_and(|pending| !pending.outstanding.is_empty())
+    }
+
+    /// The lock goes last: the next to have it walks up by the links that this rename has
+    /// changed. Where the root is a holder too, finishing there gives the lock back.
+    pub(super) fn give_lock_back(&mut self, tx: TxId) -> bool {
+        if self.is_waiting(tx) {
+            return false;
+        }
+        let Some(rename) = self.rename_mut(tx) else {
+            return false;
+        };
+        if !rename.locked || std::mem::replace(&mut rename.unlocked, true) {
+            return false;
+        }
+        let driver = rename.to_dir.key();
+        let body = match (rename.holders.contains(&ROOT), &rename.failed) {
+            (false, _) => StepBody::UnlockRename,
+            (true, None) => StepBody::Finish(Decision::Committed),
+            (true, Some(_)) => StepBody::Finish(Decision::Aborted),
+        };
+        self.tx_step(tx, driver, ROOT, body);
+        true
     }
 
     /// A holder has finished: when all have, the decision may be forgotten.
@@ -452,9 +481,12 @@ impl<S: Store> Engine<S> {
         let Some(pending) = self.pending.get(&tx) else {
             return Ok(());
         };
-        if !pending.outstanding.is_empty() {
+        if !pending.outstanding.is_empty() || self.give_lock_back(tx) {
             return Ok(());
         }
+        let Some(pending) = self.pending.get(&tx) else {
+            return Ok(());
+        };
         let slice = pending.slice;
         let TxKind::Rename(rename) = &pending.kind else {
             return Ok(());
@@ -506,6 +538,7 @@ impl<S: Store> Engine<S> {
                 holders: Vec::new(),
                 failed: None,
                 locked: false,
+                unlocked: false,
                 decided: true,
                 depth: 0,
                 moved_uid: None,
@@ -515,7 +548,15 @@ impl<S: Store> Engine<S> {
             self.begin_tx(row.tx, None, slice, gate, TxKind::Rename(Box::new(rename)));
         }
         if let Some(rename) = self.rename_mut(row.tx) {
-            rename.holders.push(row.to);
+            let unlocks = body == StepBody::UnlockRename;
+            if !unlocks {
+                rename.holders.push(row.to);
+            }
+            if row.to == ROOT {
+                // When the others are told.
+                rename.locked = true;
+                return Ok(());
+            }
         }
         self.tx_step(row.tx, row.key, row.to, body);
         Ok(())

@@ -82,7 +82,14 @@ impl<S: Store> Engine<S> {
             tracing::warn!(target: "magma::r", %slice, %seq, %last, "a copy acknowledges what was never decided");
             return Ok(());
         }
-        copy.acked = copy.acked.max(seq);
+        if seq < copy.acked {
+            // Acknowledgements come in order: what we took it to hold since our start, it
+            // does not.
+            copy.acked = seq;
+            copy.stream = Stream::CatchingUp(seq);
+            return self.catch_up(from, slice);
+        }
+        copy.acked = seq;
         if let Stream::CatchingUp(sent) = copy.stream
             && seq >= sent
         {
@@ -290,8 +297,10 @@ impl<S: Store> Engine<S> {
                 continue;
             };
             match copy.stream {
-                Stream::Down => {}
-                Stream::Live | Stream::CatchingUp(_) => {
+                // Only our connection may have broken, not the one that the copy dialled: then
+                // it does not know that anything was lost, and says nothing by itself.
+                Stream::Down if !copy.counts => self.begin_fill(volcano, slice)?,
+                Stream::Down | Stream::Live | Stream::CatchingUp(_) => {
                     copy.stream = Stream::CatchingUp(copy.acked);
                     self.catch_up(volcano, slice)?;
                 }
