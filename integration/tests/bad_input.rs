@@ -304,23 +304,20 @@ fn a_full_disk_loses_nothing() {
     });
     assert!(fs::read(mount.join("after")).unwrap() == vec![9; PIECE]);
     check(&kept);
-    mount.process_end_and_check(&mut cluster);
-}
-
-/// Ends the mount, restarts the network and verifies it.
-trait EndAndCheck {
-    fn process_end_and_check(self, cluster: &mut Cluster);
-}
-
-impl EndAndCheck for integration::Mount {
-    fn process_end_and_check(self, cluster: &mut Cluster) {
-        self.end();
-        cluster.shutdown();
-        verify(&cluster.stores());
-        cluster.restart();
-        let again = cluster.mount(0);
-        assert!(fs::read(again.join("after")).unwrap() == vec![9; PIECE]);
-        again.end();
-        cluster.shutdown();
+    mount.end();
+    cluster.shutdown();
+    verify(&cluster.stores());
+    cluster.restart();
+    let again = cluster.mount(0);
+    assert!(fs::read(again.join("after")).unwrap() == vec![9; PIECE]);
+    for (path, byte) in &kept {
+        let path = again.join(path.file_name().unwrap());
+        assert!(
+            fs::read(&path).unwrap() == vec![*byte; PIECE],
+            "{}",
+            path.display()
+        );
     }
+    again.end();
+    cluster.shutdown();
 }
