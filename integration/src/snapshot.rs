@@ -64,6 +64,15 @@ impl Snapshot {
         Snapshot(objects)
     }
 
+    /// What is below one directory of the tree.
+    pub fn below(&self, directory: &str) -> Snapshot {
+        let inside = self.0.iter().filter_map(|(path, object)| {
+            let path = path.strip_prefix(directory).ok()?;
+            (!path.as_os_str().is_empty()).then(|| (path.to_owned(), object.clone()))
+        });
+        Snapshot(inside.collect())
+    }
+
     /// Panics with the first differences to another snapshot of the same tree.
     #[track_caller]
     pub fn assert_same(&self, other: &Snapshot, what: &str) {

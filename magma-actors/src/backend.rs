@@ -22,6 +22,7 @@ use crate::flare::{ClientRequest, ReplyTo};
 use crate::node::{Node, post};
 use crate::readiness::waiting;
 use crate::supervision::Panic;
+use crate::supervision::fault::{FaultsOff, faults_allowed};
 use crate::transport::Frame;
 
 /// Patience for an answer on the console.
@@ -159,6 +160,10 @@ impl Backend for ConsoleBackend {
     }
 
     fn fault(&self, actor: &str) -> Result<(), String> {
+        // Here and not only in the actors: the engine has no way to refuse.
+        if !faults_allowed() {
+            return Err(FaultsOff.to_string());
+        }
         let actors = &self.node.actors;
         let hit = match actor {
             "keyspace" => post(&actors.keyspace, Panic),
