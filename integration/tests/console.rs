@@ -92,7 +92,7 @@ impl Telnet {
 
     /// Takes all that is shown until telnet ends.
     #[track_caller]
-    fn to_the_end(mut self) -> String {
+    fn until_the_end(mut self) -> String {
         loop {
             match self.screen.recv_timeout(LIMIT) {
                 Ok(bytes) => self.shown += &String::from_utf8_lossy(&bytes).replace('\r', ""),
@@ -132,7 +132,7 @@ fn the_transcript_of_the_original_page() {
     telnet.types("shutdown");
     let end = telnet.until("Shutting down magma... ");
     assert_eq!(end, "Shutting down magma... ");
-    let end = telnet.to_the_end();
+    let end = telnet.until_the_end();
     assert_eq!(end.trim_end(), "Connection closed by foreign host.");
     for at in 0..2 {
         cluster.volcano(at).wait_end().unwrap();
@@ -238,7 +238,7 @@ fn every_command_on_a_real_network() {
         let mut other = Telnet::connect(cluster.volcano(1).site().addr.into());
         other.until("MAGMA [gromit]:/> ");
         other.types(word);
-        let end = other.to_the_end();
+        let end = other.until_the_end();
         assert!(end.contains("Connection closed by foreign host."), "{end}");
     }
     mount.end();
@@ -250,7 +250,7 @@ fn shutdown_node_ends_one_and_its_start_brings_the_network_back() {
     let mut telnet = Telnet::connect(cluster.volcano(1).site().addr.into());
     telnet.until("MAGMA [gromit]:/> ");
     telnet.types("shutdown node");
-    let end = telnet.to_the_end();
+    let end = telnet.until_the_end();
     assert!(end.starts_with("Shutting down magma... "), "{end}");
     assert!(end.contains("Connection closed by foreign host."), "{end}");
     cluster.volcano(1).wait_end().unwrap();
