@@ -1,6 +1,7 @@
 //! Volcanos end and come back, in any order, in order and by kill -9, below a mount that goes
 //! on; and what a volcano costs while nothing happens.
 
+#![allow(clippy::print_stdout, reason = "a test prints what it has measured")]
 // Helpers of tests are no tests to clippy.
 #![allow(clippy::unwrap_used)]
 
