@@ -76,6 +76,8 @@ pub struct Engine<S: Store> {
     cache: RowCache,
     owned: BTreeMap<SliceId, Owned>,
     held: BTreeMap<SliceId, Held>,
+    /// Copies that the lava gives us, whose cut has not come, and since when.
+    uncut: BTreeMap<SliceId, crate::time::Moment>,
     /// Members with a working connection.
     up: BTreeSet<VolcanoId>,
     parking: Parking,
@@ -119,6 +121,7 @@ impl<S: Store> Engine<S> {
             cache: RowCache::default(),
             owned: BTreeMap::new(),
             held: BTreeMap::new(),
+            uncut: BTreeMap::new(),
             up: BTreeSet::new(),
             parking: Parking::default(),
             pending: BTreeMap::new(),

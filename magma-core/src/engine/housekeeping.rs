@@ -84,6 +84,7 @@ impl<S: Store> Engine<S> {
         self.last_housekeeping = now.0;
         self.watch_space()?;
         self.remind_syncs();
+        self.hold_uncut();
         let unattached: Vec<SliceId> = self
             .held
             .iter()

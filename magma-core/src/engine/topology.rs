@@ -13,6 +13,9 @@ use crate::store::{Store, StoreResult};
 use crate::wire::flare_protocol::ToClient;
 use crate::wire::peer::PeerMessage;
 
+/// A cut that has not come to a copy for this long is not waited for, in milliseconds.
+const CUT_LIMIT_MS: u64 = 5_000;
+
 impl<S: Store> Engine<S> {
     /// Follows a lava. Older ones, and the one that is known, change nothing.
     pub(super) fn load_lava(&mut self, lava: Lava) -> StoreResult<()> {
@@ -220,6 +223,34 @@ impl<S: Store> Engine<S> {
         if self.up.contains(&held.owner) {
             let (owner, have) = (held.owner, held.whole.then_some(held.position));
             self.send(owner, PeerMessage::ShipFrom { slice, have });
+        }
+    }
+
+    /// A copy whose cut should come in the stream of another slice may have stopped being a
+    /// copy of that one before: then the cut never comes, and it must be filled.
+    pub(super) fn hold_uncut(&mut self) {
+        let now = self.now.moment;
+        let uncut: Vec<(SliceId, VolcanoId)> = self
+            .lava
+            .copied_on(self.me)
+            .filter(|slice| !self.held.contains_key(&slice.id))
+            .map(|slice| (slice.id, slice.owner))
+            .collect();
+        self.uncut
+            .retain(|id, _| uncut.iter().any(|(slice, _)| slice == id));
+        for (id, owner) in uncut {
+            let since = *self.uncut.entry(id).or_insert(now);
+            if since.plus_ms(CUT_LIMIT_MS) <= now {
+                let held = Held {
+                    owner,
+                    position: Default::default(),
+                    whole: false,
+                    cursor: None,
+                    attached: false,
+                };
+                self.held.insert(id, held);
+                self.attach(id);
+            }
         }
     }
 
