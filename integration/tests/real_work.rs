@@ -38,7 +38,8 @@ fn trees_are_copied_and_survive_a_restart() {
         "rsync",
         &[Path::new("-aH"), Path::new(&from), &two.join("rsync")],
     );
-    let pack = "mkdir \"$2\" && tar -C \"$1\" -cf - . | tar -C \"$2\" -xpf -";
+    // The format that keeps fractions of seconds.
+    let pack = "mkdir \"$2\" && tar -C \"$1\" --format=posix -cf - . | tar -C \"$2\" -xpf -";
     tools::run(
         "sh",
         &[
