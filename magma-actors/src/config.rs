@@ -8,13 +8,13 @@ pub mod secret;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use magma_core::lava::VolcanoInfo;
 use magma_core::limits::HOST_NAME_MAX;
 
 use crate::debug::CHANNELS;
 pub use crate::debug::Mask as DebugMask;
+pub use magma_core::limits::REDUNDANCY_MAX;
 pub use secret::SecretText;
 
 /// A volcano logs a line that contains this when it serves: whoever started it waits for it.
@@ -25,8 +25,6 @@ pub const DEFAULT_PORT: u16 = 12_000;
 pub const PORT_MAX: u16 = u16::MAX - 2;
 /// Bandwidth that a volcano declares when it is not told any, in Kbit/s.
 pub const DEFAULT_BANDWIDTH_KBIT: u64 = 1_000_000;
-/// Most copies beside the owner that a network may be told to keep.
-pub const REDUNDANCY_MAX: u8 = 8;
 
 /// Every debug channel (`-A`).
 pub fn all_channels() -> DebugMask {
@@ -45,8 +43,6 @@ pub struct VolcanoConfig {
     pub secret: SecretText,
     /// What to do: begin a network, join one, or come back.
     pub start: Start,
-    /// On a restart: begin without the volcanos that have not come back after this long.
-    pub wait: Option<Duration>,
     /// The debug channels that are on.
     pub debug: DebugMask,
 }

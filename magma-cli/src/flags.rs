@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Parser;
 use magma_actors::config::secret::{KEY_VARIABLE, SecretText};
@@ -76,9 +75,6 @@ pub struct MagmadFlags {
     /// All debug channels
     #[arg(short = 'A')]
     debug_all: bool,
-    /// On a restart: begin without the volcanos that have not come back after this long
-    #[arg(long = "wait", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
-    wait: Option<u64>,
     /// With -b: copies of each slice beside its owner [default: 1]
     #[arg(long = "redundancy", value_name = "N", value_parser = clap::value_parser!(u8).range(..=REDUNDANCY_MAX as i64))]
     redundancy: Option<u8>,
@@ -179,7 +175,6 @@ impl MagmadFlags {
             dir,
             secret,
             start,
-            wait: self.wait.map(Duration::from_secs),
             debug,
         })
     }
@@ -282,9 +277,8 @@ mod tests {
 
     #[test]
     fn defaults() {
-        let config = config("magmad -k k -i 10.0.0.1 -b -d rel -S 5 --wait 3").unwrap();
+        let config = config("magmad -k k -i 10.0.0.1 -b -d rel -S 5").unwrap();
         assert!(config.dir.is_absolute());
-        assert_eq!(config.wait, Some(Duration::from_secs(3)));
         let Start::Bootstrap { me, .. } = config.start else {
             panic!("{:?}", config.start);
         };

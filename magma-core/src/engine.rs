@@ -71,6 +71,10 @@ pub struct Engine<S: Store> {
     serving: bool,
     /// The storage is so full that only deletes and small changes go on.
     full: bool,
+    /// Content bytes written since the space of the storage was looked at.
+    unwatched: u64,
+    /// Bytes of the storage that are kept back for deletes.
+    reserve: u64,
     /// Members whose storage is full: their copies could not follow.
     full_peers: BTreeSet<VolcanoId>,
     cache: RowCache,
@@ -117,6 +121,8 @@ impl<S: Store> Engine<S> {
             now,
             serving: false,
             full: false,
+            unwatched: 0,
+            reserve: 0,
             full_peers: BTreeSet::new(),
             cache: RowCache::default(),
             owned: BTreeMap::new(),

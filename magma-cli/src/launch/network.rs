@@ -171,7 +171,7 @@ impl Network {
     /// Starts one volcano again; the caller waits until it serves.
     pub fn start_again(&mut self, at: usize) -> Result<(), LaunchError> {
         let site = self.volcanos[at].site().clone();
-        let how = How::Restart { wait: None };
+        let how = How::Restart;
         // The old one has ended or is killed: its ports and its lock file must be free.
         self.volcanos[at].kill();
         self.volcanos[at] = VolcanoProcess::start(&self.plan.programs, &site, &how)?;

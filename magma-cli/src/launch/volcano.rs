@@ -41,10 +41,7 @@ pub enum How {
     /// Join after the volcano at this address.
     Join(Ipv4Addr),
     /// Come back.
-    Restart {
-        /// Begin without those who have not come back after so many seconds.
-        wait: Option<u64>,
-    },
+    Restart,
 }
 
 /// A volcano that runs, or has run.
@@ -80,12 +77,7 @@ impl VolcanoProcess {
             How::Join(contact) => {
                 command.args(identity).args(["-r", &contact.to_string()]);
             }
-            How::Restart { wait: None } => {}
-            How::Restart {
-                wait: Some(seconds),
-            } => {
-                command.args(["--wait", &seconds.to_string()]);
-            }
+            How::Restart => {}
         }
         let process = Process::start(site.nick.clone(), command, &site.log)?;
         Ok(VolcanoProcess {

@@ -244,6 +244,7 @@ impl<S: Store> Engine<S> {
                 size: row.size,
             });
         }
+        self.watch_space_after(u64::from(len))?;
         if self.full || self.a_copy_is_full(state) {
             return Step::err(OpError::NoSpace);
         }

@@ -20,7 +20,7 @@ use crate::wire::peer::PeerMessage;
 const SLOWLY_MS: u64 = 500;
 /// Unfinished flares looked at in one round.
 const UNSETTLED_AT_A_TIME: usize = 256;
-/// Storage is called full below this many free bytes, or a hundredth of it if that is less.
+/// Storage is called full below this many free bytes, or a twentieth of it if that is less.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 
 impl<S: Store> Engine<S> {
@@ -112,13 +112,25 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
+    /// Looks at the space of the storage again after much was written: between two rounds of
+    /// housekeeping a fast writer could go through the whole reserve.
+    pub(super) fn watch_space_after(&mut self, bytes: u64) -> StoreResult<()> {
+        self.unwatched += bytes;
+        if self.unwatched >= self.reserve / 8 {
+            self.unwatched = 0;
+            self.watch_space()?;
+        }
+        Ok(())
+    }
+
     /// Follows the space of the storage: below the reserve only what frees space goes on.
     fn watch_space(&mut self) -> StoreResult<()> {
         let space = self.store.space()?;
         if space.total == 0 {
             return Ok(());
         }
-        let full = space.free < RESERVE_BYTES.min(space.total / 20);
+        self.reserve = RESERVE_BYTES.min(space.total / 20);
+        let full = space.free < self.reserve;
         if full != self.full {
             self.full = full;
             if full {
