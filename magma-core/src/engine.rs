@@ -10,6 +10,7 @@
 //! | [`request`] | a client's request: routing, exactly-once, the list of operations |
 //! | [`files`], [`directories`], [`attributes`] | operations on a single flare |
 //! | [`create`], [`unlink`], [`link`], [`rename`] | transactions, driven at one flare's owner |
+//! | [`ancestors`] | no directory comes below itself |
 //! | [`steps`], [`held`] | what a transaction asks of other owners |
 //! | [`commit`] | effects become an operation of the slice: applied, journalled, shipped |
 //! | [`slices`] | the state of the slices owned and copied; which replies may leave |
@@ -19,6 +20,7 @@
 //! | [`topology`] | a new lava: slices come, go, are cut and change owner |
 //! | [`housekeeping`] | ticks: retries, limits, copies that are missing, what a crash left |
 
+mod ancestors;
 mod attributes;
 mod cache;
 mod commit;
@@ -37,6 +39,8 @@ mod shipping;
 mod slices;
 mod steps;
 mod syncing;
+#[cfg(test)]
+mod tests;
 mod topology;
 mod transactions;
 mod unlink;

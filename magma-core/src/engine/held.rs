@@ -45,6 +45,7 @@ impl<S: Store> Engine<S> {
             StepBody::PrepareEntry { .. }
                 | StepBody::PrepareMove { .. }
                 | StepBody::PrepareVictim { .. }
+                | StepBody::LockRename
         );
         if prepares
             && let Some(pending) = self.pending.get(&step.tx)
@@ -96,7 +97,10 @@ impl<S: Store> Engine<S> {
                 }
             },
             StepBody::UnlockRename => Ok((self.unlock_rename(step.tx)?, StepAnswer::Done)),
-            StepBody::GetParent(dir) => self.parent_of(dir)?,
+            StepBody::GetParent(dir) => {
+                let parent = self.parent_of(dir)?;
+                parent.map(|parent| (Vec::new(), parent))
+            }
             StepBody::Insert { .. } | StepBody::Remove { .. } => Err(OpError::Invalid),
         };
         match held {
@@ -453,24 +457,6 @@ impl<S: Store> Engine<S> {
                 vec![Effect::DropXattr(ROOT, RENAME_LOCK.to_vec())]
             }
             _ => Vec::new(),
-        })
-    }
-
-    fn parent_of(&mut self, dir: FlareRef) -> StoreResult<OpResult<Held>> {
-        if dir.key() == ROOT {
-            return Ok(Ok((Vec::new(), StepAnswer::Parent(None))));
-        }
-        if let Err(error) = self.live(dir)? {
-            return Ok(Err(error));
-        }
-        let links = self.cache.links(&self.store, dir.key())?;
-        // A directory that is being moved by somebody else cannot be here: that rename has
-        // the lock. What is held is this transaction's own doing, or a move inside one parent.
-        let stays = |link: &&LinkRow| !matches!(link.state, LinkState::HeldNew(..));
-        let parent = links.iter().find(stays).map(|link| link.parent);
-        Ok(match parent {
-            Some(parent) => Ok((Vec::new(), StepAnswer::Parent(Some(parent)))),
-            None => Err(OpError::NotFound),
         })
     }
 }

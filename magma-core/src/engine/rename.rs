@@ -10,9 +10,11 @@
 //! 3. Tell: every holder finishes by the decision, however often either side restarts.
 //!
 //! A directory that moves between parents first takes the network-wide rename lock at the
-//! root's owner and then walks up from the destination, so that no cycle can form.
+//! root's owner, and the way up from where it comes is walked ([`super::ancestors`]), so that
+//! no cycle can form.
 
 use super::Engine;
+use super::ancestors::Walk;
 use super::held::local_name;
 use super::request::{RequestState, Step};
 use super::transactions::Kind as TxKind;
@@ -50,16 +52,13 @@ pub(super) struct RenameTx {
     pub(super) unlocked: bool,
     /// It is decided; only finishing is left.
     pub(super) decided: bool,
-    /// Parents walked up so far.
-    pub(super) depth: u32,
+    /// Walks up to the root that are still to be made; the last one is under way.
+    pub(super) walks: Vec<Walk>,
     /// The owner of the moved flare, once its volcano has told.
     pub(super) moved_uid: Option<u32>,
     /// The source directory is sticky: only the owner of the moved flare may move it.
     pub(super) only_owner: bool,
 }
-
-/// Directories deeper than this cannot be the destination of a moved directory.
-const DEPTH_MAX: u32 = 4096;
 
 impl<S: Store> Engine<S> {
     pub(super) fn rename(&mut self, state: &mut RequestState, op: Op) -> StoreResult<Step<S>> {
@@ -129,6 +128,10 @@ impl<S: Store> Engine<S> {
             }
             (None, _) => None,
         };
+        // What is exchanged comes into the source directory.
+        if mode == RenameMode::Exchange && victim.is_some_and(|(victim, _)| victim == from_dir) {
+            return Step::err(OpError::IntoItself);
+        }
         if self.full {
             return Step::err(OpError::NoSpace);
         }
@@ -149,7 +152,7 @@ impl<S: Store> Engine<S> {
             locked: false,
             unlocked: false,
             decided: false,
-            depth: 0,
+            walks: Vec::new(),
             moved_uid: None,
             only_owner: false,
         };
@@ -176,7 +179,7 @@ impl<S: Store> Engine<S> {
         })
     }
 
-    fn rename_mut(&mut self, tx: TxId) -> Option<&mut RenameTx> {
+    pub(super) fn rename_mut(&mut self, tx: TxId) -> Option<&mut RenameTx> {
         match self.pending.get_mut(&tx).map(|pending| &mut pending.kind) {
             Some(TxKind::Rename(rename)) => Some(rename),
             _ => None,
@@ -184,7 +187,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Phase 1: asks every holder.
-    fn prepare(&mut self, tx: TxId) {
+    pub(super) fn prepare(&mut self, tx: TxId) {
         let Some(rename) = self.rename_mut(tx) else {
             return;
         };
@@ -247,25 +250,12 @@ impl<S: Store> Engine<S> {
         match (done.step, done.result) {
             (StepName::LockRename, Ok(_)) => {
                 rename.locked = true;
-                let (dir, driver) = (rename.to_dir, rename.to_dir.key());
-                self.tx_step(tx, driver, dir.key(), StepBody::GetParent(dir));
+                rename.walks = Walk::all_of(rename);
+                self.walk_on(tx);
                 return Ok(());
             }
             (StepName::GetParent, Ok(StepAnswer::Parent(parent))) => {
-                rename.depth += 1;
-                let too_deep = rename.depth > DEPTH_MAX;
-                let (moved, driver) = (rename.moved, rename.to_dir.key());
-                match parent {
-                    Some(above) if above == moved || too_deep => {
-                        rename.failed = Some(OpError::IntoItself);
-                        return self.abort_rename(tx);
-                    }
-                    Some(above) => {
-                        self.tx_step(tx, driver, above.key(), StepBody::GetParent(above));
-                    }
-                    None => self.prepare(tx),
-                }
-                return Ok(());
+                return self.walked(tx, parent);
             }
             (StepName::LockRename | StepName::GetParent, Err(error)) => {
                 rename.failed = Some(error);
@@ -410,7 +400,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Gives up: without a record of a decision, whoever asks is told "no".
-    fn abort_rename(&mut self, tx: TxId) -> StoreResult<()> {
+    pub(super) fn abort_rename(&mut self, tx: TxId) -> StoreResult<()> {
         self.unhold(tx);
         let Some(rename) = self.rename_mut(tx) else {
             return Ok(());
@@ -540,7 +530,7 @@ impl<S: Store> Engine<S> {
                 locked: false,
                 unlocked: false,
                 decided: true,
-                depth: 0,
+                walks: Vec::new(),
                 moved_uid: None,
                 only_owner: false,
             };

@@ -1,0 +1,201 @@
+//! One engine alone, asked what no client with fresh knowledge would ask. What takes several
+//! volcanos is the simulation's.
+
+use bytes::Bytes;
+
+use super::{Action, Engine, Event, Origin};
+use crate::agreement::Change;
+use crate::error::OpError;
+use crate::flare::{Kind, Name};
+use crate::ids::{Epoch, FlareRef, NetworkId, SessionId, Slot, SlotSeq, VolcanoId};
+use crate::key::{Key, ROOT};
+use crate::lava::{Lava, VolcanoInfo};
+use crate::op::{Answer, Credentials, NewFlare, Op, RenameMode};
+use crate::store::memory::MemoryStore;
+use crate::time::{Moment, Now};
+use crate::wire::flare_protocol::Request;
+
+/// An engine that owns every key, and one session.
+struct Alone {
+    engine: Engine<MemoryStore>,
+    session: SessionId,
+    seq: u64,
+    time: u64,
+}
+
+impl Alone {
+    fn new() -> Alone {
+        let info = VolcanoInfo {
+            nick: "v1".into(),
+            fqdn: "v1.intranet".into(),
+            addr: [10, 0, 0, 1].into(),
+            port: 12000,
+            bandwidth_kbit: 0,
+            storage_bytes: 0,
+        };
+        let bootstrap = Change::Bootstrap {
+            network: NetworkId(7),
+            volcano: Box::new(info),
+            redundancy: 1,
+        };
+        let session = Change::OpenSession {
+            label: "test".into(),
+        };
+        let lava = Lava::default().apply(&bootstrap).unwrap();
+        let lava = lava.apply(&session).unwrap();
+        let session = lava.sessions[0].id;
+        let engine = Engine::new(VolcanoId(1), lava, MemoryStore::new(), now(0)).unwrap();
+        let mut alone = Alone {
+            engine,
+            session,
+            seq: 0,
+            time: 0,
+        };
+        alone.handle(Event::Serve);
+        alone
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Action> {
+        self.time += 1;
+        self.engine.handle(now(self.time), vec![event]).unwrap()
+    }
+
+    fn ask(&mut self, key: Key, op: Op) -> Result<Answer, OpError> {
+        self.seq += 1;
+        let request = Request {
+            session: self.session,
+            slot: Slot(0),
+            seq: SlotSeq(self.seq),
+            clock: 0,
+            epoch: Epoch(0),
+            key,
+            hops: 0,
+            cred: Credentials::root(),
+            ops: vec![op],
+        };
+        let origin = Origin {
+            token: self.seq,
+            proxied: false,
+        };
+        let actions = self.handle(Event::Request {
+            origin,
+            request: Box::new(request),
+            payload: Bytes::new(),
+        });
+        let reply = actions.into_iter().find_map(|action| match action {
+            Action::Reply { reply, .. } => Some(reply),
+            _ => None,
+        });
+        reply.unwrap().results.pop().unwrap()
+    }
+
+    fn root(&mut self) -> FlareRef {
+        match self.ask(ROOT, Op::GetRoot) {
+            Ok(Answer::Attr(attr)) => attr.flare,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn create(&mut self, parent: FlareRef, path: &str, kind: Kind) -> FlareRef {
+        let op = Op::Create {
+            parent,
+            name: last_name(path),
+            new: NewFlare {
+                kind,
+                mode: 0o755,
+                rdev: 0,
+                target: Vec::new(),
+                open: false,
+            },
+        };
+        match self.ask(Key::of_path(path.as_bytes()), op) {
+            Ok(Answer::Attr(attr)) => attr.flare,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn rename(
+        &mut self,
+        (from_dir, from): (FlareRef, &str),
+        (moved, moved_kind): (FlareRef, Kind),
+        (to_dir, to): (FlareRef, &str),
+        mode: RenameMode,
+    ) -> Result<Answer, OpError> {
+        let op = Op::Rename {
+            from_dir,
+            from_name: last_name(from),
+            moved,
+            moved_kind,
+            to_dir,
+            to_name: last_name(to),
+            mode,
+        };
+        self.ask(to_dir.key(), op)
+    }
+}
+
+fn now(ms: u64) -> Now {
+    Now {
+        moment: Moment(ms),
+        wall_nanos: 1_700_000_000_000_000_000 + ms * 1_000_000,
+    }
+}
+
+fn last_name(path: &str) -> Name {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    Name::new(name.as_bytes()).unwrap()
+}
+
+/// Another mount may have moved the source directory below the destination since the client
+/// looked: the kernel's own check does not see that.
+#[test]
+fn an_exchange_brings_no_directory_below_itself() {
+    for kind in [Kind::Directory, Kind::File] {
+        let mut alone = Alone::new();
+        let root = alone.root();
+        let top = alone.create(root, "/a", Kind::Directory);
+        let middle = alone.create(top, "/a/b", Kind::Directory);
+        let bottom = alone.create(middle, "/a/b/c", Kind::Directory);
+        let moved = alone.create(bottom, "/a/b/c/d", kind);
+        let exchange = RenameMode::Exchange;
+        let refused = alone.rename((bottom, "/a/b/c/d"), (moved, kind), (root, "/a"), exchange);
+        assert_eq!(refused, Err(OpError::IntoItself));
+        // The lock is given back, and what forms no cycle goes on.
+        let other = alone.create(root, "/o", Kind::Directory);
+        let fine = alone.rename((bottom, "/a/b/c/d"), (moved, kind), (root, "/o"), exchange);
+        assert_eq!(fine, Ok(Answer::Done));
+        let direct = alone.rename(
+            (middle, "/a/b/c"),
+            (bottom, Kind::Directory),
+            (top, "/a/b"),
+            exchange,
+        );
+        assert_eq!(direct, Err(OpError::IntoItself));
+        assert_ne!(other, moved);
+    }
+}
+
+#[test]
+fn a_directory_is_not_moved_below_itself() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    let top = alone.create(root, "/a", Kind::Directory);
+    let middle = alone.create(top, "/a/b", Kind::Directory);
+    let bottom = alone.create(middle, "/a/b/c", Kind::Directory);
+    for into in [top, middle, bottom] {
+        let refused = alone.rename(
+            (root, "/a"),
+            (top, Kind::Directory),
+            (into, "/d"),
+            RenameMode::Replace,
+        );
+        assert_eq!(refused, Err(OpError::IntoItself));
+    }
+    let fine = alone.rename(
+        (middle, "/a/b/c"),
+        (bottom, Kind::Directory),
+        (root, "/d"),
+        RenameMode::Replace,
+    );
+    assert_eq!(fine, Ok(Answer::Done));
+}
