@@ -211,14 +211,9 @@ pub trait Store: View {
         at: (Epoch, Seq),
     ) -> StoreResult<()>;
     /// Forgets at most `limit` flares of a range with all that belongs to them (not the journal
-    /// and not the position); returns whether anything is left.
-    fn clear_range(
-        &mut self,
-        slice: SliceId,
-        start: Key,
-        end: Key,
-        limit: usize,
-    ) -> StoreResult<bool>;
+    /// and not the position); returns whether anything is left. Replies go by their key, under
+    /// whatever slice they are kept: a copy that never heard of a cut has them under the old one.
+    fn clear_range(&mut self, start: Key, end: Key, limit: usize) -> StoreResult<bool>;
     /// Forgets the journal and the position of a slice.
     fn forget_slice(&mut self, slice: SliceId) -> StoreResult<()>;
     /// Drops journal rows of a slice up to `seq`.

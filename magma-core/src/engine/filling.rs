@@ -176,7 +176,7 @@ impl<S: Store> Engine<S> {
         held.attached = true;
         held.cursor = None;
         held.position = (epoch, Seq(0));
-        while self.store.clear_range(slice, start, end, 1024)? {}
+        while self.store.clear_range(start, end, 1024)? {}
         self.store.forget_slice(slice)?;
         self.cache.clear();
         Ok(())

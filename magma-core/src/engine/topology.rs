@@ -312,7 +312,7 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         self.cache.clear();
-        if !self.store.clear_range(id, start, end, 256)? {
+        if !self.store.clear_range(start, end, 256)? {
             self.store.forget_slice(id)?;
             self.clearing.pop();
         }

@@ -270,13 +270,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn clear_range(
-        &mut self,
-        slice: SliceId,
-        start: Key,
-        end: Key,
-        limit: usize,
-    ) -> StoreResult<bool> {
+    fn clear_range(&mut self, start: Key, end: Key, limit: usize) -> StoreResult<bool> {
         self.refuse_after_failure()?;
         let mut flares: Vec<(FlareRef, Layout)> = self
             .flares_of(start, end)
@@ -298,9 +292,9 @@ impl Store for MemoryStore {
         );
         self.clear_rows(start, upto);
         if !more {
-            self.replies.remove_where(replies_of(slice), |_, row| {
-                start <= row.key && row.key <= end
-            });
+            let first = (SliceId(0), SessionId(0), Slot(0));
+            self.replies
+                .remove_where(first.., |_, row| start <= row.key && row.key <= end);
         }
         Ok(more)
     }

@@ -360,13 +360,7 @@ impl Store for SqliteStore {
         })
     }
 
-    fn clear_range(
-        &mut self,
-        slice: SliceId,
-        start: Key,
-        end: Key,
-        limit: usize,
-    ) -> StoreResult<bool> {
+    fn clear_range(&mut self, start: Key, end: Key, limit: usize) -> StoreResult<bool> {
         self.writing(|store| {
             let mut flares = store.first_flares(start, end, limit.saturating_add(1))?;
             let more = flares.len() > limit;
@@ -389,8 +383,8 @@ impl Store for SqliteStore {
                 // Replies are not sorted by key: they go together, at the end.
                 store.reply_keys.replace(None);
                 store.execute(
-                    "DELETE FROM replies WHERE slice = ?1 AND key BETWEEN ?2 AND ?3",
-                    (identity(slice.0), start.0, end.0),
+                    "DELETE FROM replies WHERE key BETWEEN ?1 AND ?2",
+                    (start.0, end.0),
                 )?;
             }
             Ok(more)

@@ -49,6 +49,7 @@ on_both!(
     a_copy_has_the_same_rows,
     a_copy_filled_twice_in_one_transaction,
     a_cut_slice_takes_its_replies,
+    a_copy_that_missed_a_cut_keeps_no_old_replies,
     a_range_is_cleared_in_steps,
     a_rollback_leaves_nothing,
     a_refused_effect_undoes_its_transaction,
@@ -552,7 +553,7 @@ fn a_copy_filled_twice_in_one_transaction(mut store: impl Store) {
     let before = row(file, Layout::Segments, 6);
     apply(&mut store, 1, vec![put(before), write(file, 0, b"before")]);
     store.begin().expect("begins");
-    let left = store.clear_range(SLICE, Key::MIN, Key::MAX, 9);
+    let left = store.clear_range(Key::MIN, Key::MAX, 9);
     assert!(!left.expect("clears"));
     let after = row(file, Layout::Segments, 8);
     let rows = [put(after.clone()), write(file, 4, b"anew")];
@@ -594,6 +595,29 @@ fn a_cut_slice_takes_its_replies(mut store: impl Store) {
     );
 }
 
+fn a_copy_that_missed_a_cut_keeps_no_old_replies(mut store: impl Store) {
+    let effects = (1..=4)
+        .map(|n| Effect::PutReply(Box::new(reply(key(n), 1, u16::from(n), 1))))
+        .collect();
+    apply(&mut store, 1, effects);
+    // The upper half is a slice of its own by now, and the copy is filled anew.
+    let (new, answered) = (SliceId(2), reply(key(4), 1, 4, 2));
+    store.begin().expect("begins");
+    let left = store.clear_range(key(3), key(4), 9).expect("clears");
+    assert!(!left);
+    let rows = [Effect::PutReply(Box::new(answered.clone()))];
+    store.apply_rows(new, &rows).expect("applies");
+    store.commit(Durability::Process).expect("commits");
+    let kept: Vec<(Key, Vec<Effect>)> = image(&store)
+        .into_iter()
+        .map(|(key, rows, _)| (key, rows))
+        .filter(|(at, _)| *at >= key(3))
+        .collect();
+    assert_eq!(kept, [(key(4), vec![Effect::PutReply(Box::new(answered))])]);
+    let other = store.reply(SLICE, SessionId(1), Slot(2)).expect("reads");
+    assert!(other.is_some(), "the lower half is not touched");
+}
+
 fn a_range_is_cleared_in_steps(mut store: impl Store) {
     store.apply_rows(SLICE, &everything()).expect("applies");
     let big = row(flare(2, 1), Layout::Segments, 3);
@@ -603,7 +627,7 @@ fn a_range_is_cleared_in_steps(mut store: impl Store) {
     store.apply_rows(SliceId(2), &other).expect("applies");
     apply(&mut store, 1, vec![]);
     let mut steps = 0;
-    while store.clear_range(SLICE, key(2), key(8), 1).expect("clears") {
+    while store.clear_range(key(2), key(8), 1).expect("clears") {
         store.commit(Durability::Process).expect("commits");
         steps += 1;
         assert!(steps < 9, "it never ends");
@@ -611,14 +635,9 @@ fn a_range_is_cleared_in_steps(mut store: impl Store) {
     store.commit(Durability::Process).expect("commits");
     assert_eq!(steps, 1);
     let left: Vec<Key> = image(&store).iter().map(|(key, ..)| *key).collect();
-    // Key 4 has a reply of another slice.
-    assert_eq!(left, [key(1), key(4), key(9)]);
+    assert_eq!(left, [key(1), key(9)]);
     assert_eq!(store.read(&big, 0, 3).expect("reads"), &b""[..]);
-    assert!(
-        store
-            .clear_range(SLICE, Key::MIN, Key::MAX, 0)
-            .expect("clears")
-    );
+    assert!(store.clear_range(Key::MIN, Key::MAX, 0).expect("clears"));
     assert_eq!(
         store.position(SLICE).expect("reads"),
         Some((Epoch(1), Seq(1)))

@@ -204,11 +204,7 @@ fn take(store: &mut impl Store, step: &Step) -> Option<bool> {
         Step::Crash => None,
         Step::Clear(a, b, limit) => {
             let (start, end) = (key(*a.min(b)), key(*a.max(b)));
-            Some(
-                store
-                    .clear_range(SLICE, start, end, *limit)
-                    .expect("clears"),
-            )
+            Some(store.clear_range(start, end, *limit).expect("clears"))
         }
         Step::Cut(a, b) => {
             let (start, end) = (key(*a.min(b)), key(*a.max(b)));
