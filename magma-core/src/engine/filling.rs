@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 
-use super::slices::Stream;
+use super::slices::{Fill, Stream};
 use super::{Action, Engine};
 use crate::agreement::Change;
 use crate::effect::{ContentWrite, Effect, Record};
@@ -30,6 +30,7 @@ impl<S: Store> Engine<S> {
         }
         // Operations of this batch so far are in the rows already.
         self.flush_ships();
+        let number = self.token();
         let Some(copy) = self
             .owned
             .get_mut(&slice)
@@ -38,13 +39,17 @@ impl<S: Store> Engine<S> {
             return Ok(());
         };
         copy.counts = false;
-        copy.stream = Stream::Filling(Box::default());
+        copy.stream = Stream::Filling(Box::new(Fill {
+            number,
+            ..Fill::default()
+        }));
         tracing::info!(target: "magma::r", %slice, volcano = %self.lava.nick(to), "filling a new copy");
         self.send(
             to,
             PeerMessage::CopyBegin {
                 slice,
                 epoch: self.lava.epoch,
+                fill: number,
             },
         );
         self.fill_more(to, slice)
@@ -101,6 +106,7 @@ impl<S: Store> Engine<S> {
         } else {
             batch.cursor.unwrap_or(start)
         };
+        let fill = batch.number;
         if let Some(copy) = self
             .owned
             .get_mut(&slice)
@@ -120,6 +126,7 @@ impl<S: Store> Engine<S> {
         let message = PeerMessage::CopyRows {
             slice,
             epoch,
+            fill,
             rows,
             cursor,
             done,
@@ -162,6 +169,7 @@ impl<S: Store> Engine<S> {
         from: VolcanoId,
         slice: SliceId,
         epoch: Epoch,
+        fill: u64,
     ) -> StoreResult<()> {
         let Some((start, end)) = self.lava.slice(slice).map(|s| (s.start, s.end)) else {
             return Ok(());
@@ -173,6 +181,7 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         held.whole = false;
+        held.filling = fill;
         held.attached = true;
         held.cursor = None;
         held.position = (epoch, Seq(0));
@@ -189,6 +198,7 @@ impl<S: Store> Engine<S> {
         from: VolcanoId,
         slice: SliceId,
         epoch: Epoch,
+        fill: u64,
         mut rows: Record,
         cursor: Key,
         done: bool,
@@ -197,7 +207,7 @@ impl<S: Store> Engine<S> {
         let Some(held) = self.held.get_mut(&slice) else {
             return Ok(());
         };
-        if held.owner != from || held.whole || epoch < held.position.0 {
+        if held.owner != from || held.whole || epoch < held.position.0 || fill != held.filling {
             return Ok(());
         }
         if rows.take_payload(&mut payload).is_err() {
@@ -222,6 +232,7 @@ impl<S: Store> Engine<S> {
             from,
             PeerMessage::CopyAck {
                 slice,
+                fill,
                 cursor,
                 done,
             },
@@ -234,6 +245,7 @@ impl<S: Store> Engine<S> {
         &mut self,
         from: VolcanoId,
         slice: SliceId,
+        number: u64,
         done: Option<Seq>,
     ) -> StoreResult<()> {
         let Some(copy) = self
@@ -246,8 +258,8 @@ impl<S: Store> Engine<S> {
         let Stream::Filling(fill) = &copy.stream else {
             return Ok(());
         };
-        if done.is_some() && !fill.sent_all {
-            // Of a filling that has begun anew since.
+        if fill.number != number {
+            // The filling has begun anew since: the copy is empty again, or about to be.
             return Ok(());
         }
         match done {
@@ -289,6 +301,7 @@ impl<S: Store> Engine<S> {
             owner: from,
             position: (epoch, Seq(0)),
             whole: true,
+            filling: 0,
             cursor: None,
             attached: false,
         });

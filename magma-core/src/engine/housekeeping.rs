@@ -38,15 +38,20 @@ impl<S: Store> Engine<S> {
             } => self.shipped(from, slice, epoch, records, payload),
             PeerMessage::ShipAck { slice, seq, .. } => self.ship_ack(from, slice, seq),
             PeerMessage::ShipFrom { slice, have } => self.ship_from(from, slice, have),
-            PeerMessage::CopyBegin { slice, epoch } => self.copy_begin(from, slice, epoch),
+            PeerMessage::CopyBegin { slice, epoch, fill } => {
+                self.copy_begin(from, slice, epoch, fill)
+            }
             PeerMessage::CopyRows {
                 slice,
                 epoch,
+                fill,
                 rows,
                 cursor,
                 done,
-            } => self.copy_rows(from, slice, epoch, rows, cursor, done, payload),
-            PeerMessage::CopyAck { slice, done, .. } => self.copy_ack(from, slice, done),
+            } => self.copy_rows(from, slice, epoch, fill, rows, cursor, done, payload),
+            PeerMessage::CopyAck {
+                slice, fill, done, ..
+            } => self.copy_ack(from, slice, fill, done),
             PeerMessage::SyncTo {
                 slice,
                 flare,

@@ -78,6 +78,10 @@ impl<S: Store> Engine<S> {
         let Some(copy) = owned.copies.get_mut(&from) else {
             return Ok(());
         };
+        if matches!(copy.stream, Stream::Filling(_)) {
+            // Sent before it was told to throw away what it holds.
+            return Ok(());
+        }
         if seq > last {
             tracing::warn!(target: "magma::r", %slice, %seq, %last, "a copy acknowledges what was never decided");
             return Ok(());

@@ -63,6 +63,8 @@ pub(super) enum Stream {
 /// How far the filling of a copy has come.
 #[derive(Debug, Default)]
 pub(super) struct Fill {
+    /// Which filling this is: what answers an earlier one says nothing about this one.
+    pub(super) number: u64,
     /// The last key whose rows were sent.
     pub(super) cursor: Option<Key>,
     /// A big content that is being sent: the flare and the next offset.
@@ -79,6 +81,8 @@ pub(super) struct Held {
     pub(super) position: (Epoch, Seq),
     /// It holds everything. Otherwise live operations count only up to the cursor.
     pub(super) whole: bool,
+    /// The filling that is under way, by the owner's number.
+    pub(super) filling: u64,
     pub(super) cursor: Option<Key>,
     /// The owner has answered since the connection came up.
     pub(super) attached: bool,

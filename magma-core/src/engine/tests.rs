@@ -7,13 +7,14 @@ use super::{Action, Engine, Event, Origin};
 use crate::agreement::Change;
 use crate::error::OpError;
 use crate::flare::{Kind, Name};
-use crate::ids::{Epoch, FlareRef, NetworkId, SessionId, Slot, SlotSeq, VolcanoId};
+use crate::ids::{Epoch, FlareRef, NetworkId, Seq, SessionId, SliceId, Slot, SlotSeq, VolcanoId};
 use crate::key::{Key, ROOT};
 use crate::lava::{Lava, VolcanoInfo};
 use crate::op::{Answer, Credentials, NewFlare, Op, RenameMode};
 use crate::store::memory::MemoryStore;
 use crate::time::{Moment, Now};
 use crate::wire::flare_protocol::Request;
+use crate::wire::peer::PeerMessage;
 
 /// An engine that owns every key, and one session.
 struct Alone {
@@ -23,19 +24,22 @@ struct Alone {
     time: u64,
 }
 
+fn info(number: u8) -> Box<VolcanoInfo> {
+    Box::new(VolcanoInfo {
+        nick: format!("v{number}"),
+        fqdn: format!("v{number}.intranet"),
+        addr: [10, 0, 0, number].into(),
+        port: 12000,
+        bandwidth_kbit: 0,
+        storage_bytes: 0,
+    })
+}
+
 impl Alone {
     fn new() -> Alone {
-        let info = VolcanoInfo {
-            nick: "v1".into(),
-            fqdn: "v1.intranet".into(),
-            addr: [10, 0, 0, 1].into(),
-            port: 12000,
-            bandwidth_kbit: 0,
-            storage_bytes: 0,
-        };
         let bootstrap = Change::Bootstrap {
             network: NetworkId(7),
-            volcano: Box::new(info),
+            volcano: info(1),
             redundancy: 1,
         };
         let session = Change::OpenSession {
@@ -58,6 +62,29 @@ impl Alone {
     fn handle(&mut self, event: Event) -> Vec<Action> {
         self.time += 1;
         self.engine.handle(now(self.time), vec![event]).unwrap()
+    }
+
+    /// The lava changes.
+    fn change(&mut self, change: Change) {
+        let lava = self.engine.lava().apply(&change).unwrap();
+        self.handle(Event::Lava(Box::new(lava)));
+    }
+
+    /// A message comes from the second volcano; what is sent to it, and what is proposed.
+    fn hears(&mut self, message: PeerMessage) -> (Vec<PeerMessage>, Vec<Change>) {
+        let (mut sent, mut proposed) = (Vec::new(), Vec::new());
+        for action in self.handle(Event::Peer {
+            from: VolcanoId(2),
+            message: Box::new(message),
+            payload: Bytes::new(),
+        }) {
+            match action {
+                Action::Send { message, .. } => sent.push(*message),
+                Action::Propose(change) => proposed.push(*change),
+                _ => {}
+            }
+        }
+        (sent, proposed)
     }
 
     fn ask(&mut self, key: Key, op: Op) -> Result<Answer, OpError> {
@@ -198,4 +225,46 @@ fn a_directory_is_not_moved_below_itself() {
         RenameMode::Replace,
     );
     assert_eq!(fine, Ok(Answer::Done));
+}
+
+/// A copy may ask twice to be filled. What it says about the first filling must not pass for
+/// the second, for which it has thrown everything away: it could become the owner then.
+#[test]
+fn a_copy_is_whole_by_its_last_filling_only() {
+    let mut alone = Alone::new();
+    let (slice, volcano) = (SliceId(1), VolcanoId(2));
+    alone.change(Change::Join {
+        volcano: info(2),
+        after: VolcanoId(1),
+    });
+    alone.change(Change::AddCopy { slice, volcano });
+    alone.handle(Event::PeerUp(volcano));
+    let mut ask = || {
+        let (sent, _) = alone.hears(PeerMessage::ShipFrom { slice, have: None });
+        let fill = sent.iter().find_map(|message| match message {
+            PeerMessage::CopyBegin { fill, .. } => Some(*fill),
+            _ => None,
+        });
+        let done = sent.iter().find_map(|message| match message {
+            PeerMessage::CopyRows {
+                rows, done: true, ..
+            } => Some(rows.seq),
+            _ => None,
+        });
+        (fill.unwrap(), done)
+    };
+    let (first, second) = (ask(), ask());
+    assert_ne!(first.0, second.0);
+    let mut answer = |(fill, done): (u64, Option<Seq>)| {
+        let cursor = Key::MAX;
+        let ack = PeerMessage::CopyAck {
+            slice,
+            fill,
+            cursor,
+            done,
+        };
+        alone.hears(ack).1
+    };
+    assert_eq!(answer(first), []);
+    assert_eq!(answer(second), [Change::CopyInSync { slice, volcano }]);
 }

@@ -178,6 +178,7 @@ impl<S: Store> Engine<S> {
                 owner: slice.owner,
                 position,
                 whole: true,
+                filling: 0,
                 cursor: None,
                 attached: false,
             };
@@ -205,6 +206,7 @@ impl<S: Store> Engine<S> {
                     owner: slice.owner,
                     position: stored.unwrap_or_default(),
                     whole: stored.is_some(),
+                    filling: 0,
                     cursor: None,
                     attached: false,
                 };
@@ -245,6 +247,7 @@ impl<S: Store> Engine<S> {
                     owner,
                     position: Default::default(),
                     whole: false,
+                    filling: 0,
                     cursor: None,
                     attached: false,
                 };

@@ -45,6 +45,8 @@ pub enum PeerMessage {
         slice: SliceId,
         /// The owner's epoch.
         epoch: Epoch,
+        /// Numbers the owner's fillings: one that begins anew has another number.
+        fill: u64,
     },
     /// Owner to copy that is being filled: rows of the next keys, as of operation `seq`.
     CopyRows {
@@ -52,6 +54,8 @@ pub enum PeerMessage {
         slice: SliceId,
         /// The owner's epoch.
         epoch: Epoch,
+        /// The filling that they belong to.
+        fill: u64,
         /// The rows, as a record whose sequence is that of the last operation they include.
         rows: Record,
         /// All keys up to this one have been sent: live operations count for them from now.
@@ -63,6 +67,9 @@ pub enum PeerMessage {
     CopyAck {
         /// The slice.
         slice: SliceId,
+        /// The filling that the rows belonged to: a copy that was emptied again since is not
+        /// taken to hold them.
+        fill: u64,
         /// The cursor of the rows.
         cursor: Key,
         /// The last ones were among them: the copy is whole up to this operation.
