@@ -73,7 +73,7 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         self.serving = true;
-        self.settle_all(true)
+        self.settle_all()
     }
 
     pub(super) fn housekeeping(&mut self) -> StoreResult<()> {
@@ -112,7 +112,7 @@ impl<S: Store> Engine<S> {
         }
         if self.serving {
             self.plan_copies();
-            self.settle_all(false)?;
+            self.settle_all()?;
         }
         Ok(())
     }
@@ -193,29 +193,20 @@ impl<S: Store> Engine<S> {
         tracing::debug!(target: "magma::r", ?change, accepted, "a proposal was decided");
     }
 
-    /// Drives what is unfinished in our slices: after a start everything, later only what no
-    /// transaction here is about.
-    fn settle_all(&mut self, start: bool) -> StoreResult<()> {
+    /// Drives what is unfinished in our slices, and what no transaction here is about: what a
+    /// crash has left, ours or that of an owner before us.
+    fn settle_all(&mut self) -> StoreResult<()> {
         let ranges: Vec<(SliceId, Key, Key)> = self
             .owned
             .values()
             .map(|owned| (owned.id, owned.start, owned.end))
             .collect();
+        // Before what is held is asked for, in whichever slice: holders of the same transaction
+        // are told all together.
+        for (_, start_key, end) in &ranges {
+            self.drive_outboxes(*start_key, *end)?;
+        }
         for (slice, start_key, end) in ranges {
-            if start {
-                // Before what is held is asked for: holders of the same transaction are told
-                // all together.
-                let mut driven = std::collections::BTreeSet::new();
-                // All of them: a decision is forgotten when everybody in the outbox has been
-                // told. There are no more than renames were under way.
-                for row in self.store.outbox(start_key, end, usize::MAX)? {
-                    self.drive_outbox(&row)?;
-                    driven.insert(row.tx);
-                }
-                for tx in driven {
-                    self.give_lock_back(tx);
-                }
-            }
             for key in self.store.unsettled(start_key, end, UNSETTLED_AT_A_TIME)? {
                 self.settle(key)?;
             }

@@ -13,6 +13,8 @@
 //! root's owner, and the way up from where it comes is walked ([`super::ancestors`]), so that
 //! no cycle can form.
 
+use std::collections::BTreeSet;
+
 use super::Engine;
 use super::ancestors::Walk;
 use super::held::local_name;
@@ -503,8 +505,30 @@ impl<S: Store> Engine<S> {
         self.holds.retain(|_, by| *by != tx);
     }
 
-    /// Sends what a crash of this volcano has left in the outbox.
-    pub(super) fn drive_outbox(&mut self, row: &OutboxRow) -> StoreResult<()> {
+    /// Sends what a crash has left in the outbox of a range.
+    pub(super) fn drive_outboxes(&mut self, start: Key, end: Key) -> StoreResult<()> {
+        // All of them: a decision is forgotten when everybody in the outbox has been told.
+        // There are no more than renames were under way.
+        let mut rows = self.store.outbox(start, end, usize::MAX)?;
+        rows.retain(|row| match self.pending.get(&row.tx).map(|tx| &tx.kind) {
+            Some(TxKind::Rename(_)) => false,
+            // What it asks for is known here.
+            Some(_) | None => true,
+        });
+        let driven: BTreeSet<TxId> = rows.iter().map(|row| row.tx).collect();
+        for tx in &driven {
+            self.pending.remove(tx);
+        }
+        for row in &rows {
+            self.drive_outbox(row)?;
+        }
+        for tx in driven {
+            self.give_lock_back(tx);
+        }
+        Ok(())
+    }
+
+    fn drive_outbox(&mut self, row: &OutboxRow) -> StoreResult<()> {
         let Ok(body) = codec::decode::<StepBody>(&row.step) else {
             tracing::error!(target: "magma::g", key = %row.key, tx = %row.tx, "a row of the outbox cannot be read");
             return Ok(());
