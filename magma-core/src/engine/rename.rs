@@ -501,7 +501,7 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    fn unhold(&mut self, tx: TxId) {
+    pub(super) fn unhold(&mut self, tx: TxId) {
         self.holds.retain(|_, by| *by != tx);
     }
 

@@ -174,6 +174,12 @@ impl Owned {
         })
     }
 
+    /// Whether the slice was handed over to this volcano in order: it holds everything that
+    /// was ever decided here.
+    pub(super) fn was_handed_to(&self, volcano: VolcanoId) -> bool {
+        self.drained && self.handing == Some(volcano)
+    }
+
     /// The keys of a range with a change that is not acknowledged.
     pub(super) fn dirty_in(&self, start: Key, end: Key) -> Vec<Key> {
         let mut keys: Vec<Key> = self.dirty.keys().copied().collect();
@@ -192,7 +198,8 @@ impl Owned {
         }
     }
 
-    /// Takes out everything that waits, acknowledged or not: the slice has another owner.
+    /// Takes out everything that waits: the slice has another owner, who may never have heard
+    /// of what it waits for.
     pub(super) fn abandon(&mut self) -> Vec<Release> {
         std::mem::take(&mut self.waiting)
             .into_values()

@@ -88,6 +88,10 @@ impl Alone {
     }
 
     fn ask(&mut self, key: Key, op: Op) -> Result<Answer, OpError> {
+        replied(self.send(key, op)).unwrap()
+    }
+
+    fn send(&mut self, key: Key, op: Op) -> Vec<Action> {
         self.seq += 1;
         let request = Request {
             session: self.session,
@@ -104,16 +108,34 @@ impl Alone {
             token: self.seq,
             proxied: false,
         };
-        let actions = self.handle(Event::Request {
+        self.handle(Event::Request {
             origin,
             request: Box::new(request),
             payload: Bytes::new(),
-        });
-        let reply = actions.into_iter().find_map(|action| match action {
-            Action::Reply { reply, .. } => Some(reply),
-            _ => None,
-        });
-        reply.unwrap().results.pop().unwrap()
+        })
+    }
+
+    /// A second volcano joins and owns the upper half of the keys, as if that had been decided
+    /// before this one crashed: nothing was handed over.
+    fn lose_upper_half(&mut self) {
+        let (slice, volcano) = (SliceId(2), VolcanoId(2));
+        let mut at = Key::MIN;
+        at.0[0] = 0x80;
+        for change in [
+            Change::Join {
+                volcano: info(2),
+                after: VolcanoId(1),
+            },
+            Change::Cut {
+                slice: SliceId(1),
+                at,
+            },
+            Change::AddCopy { slice, volcano },
+            Change::CopyInSync { slice, volcano },
+            Change::MoveOwner { slice, to: volcano },
+        ] {
+            self.change(change);
+        }
     }
 
     fn root(&mut self) -> FlareRef {
@@ -159,6 +181,13 @@ impl Alone {
         };
         self.ask(to_dir.key(), op)
     }
+}
+
+fn replied(actions: Vec<Action>) -> Option<Result<Answer, OpError>> {
+    actions.into_iter().find_map(|action| match action {
+        Action::Reply { mut reply, .. } => reply.results.pop(),
+        _ => None,
+    })
 }
 
 fn now(ms: u64) -> Now {
@@ -267,4 +296,23 @@ fn a_copy_is_whole_by_its_last_filling_only() {
     };
     assert_eq!(answer(first), []);
     assert_eq!(answer(second), [Change::CopyInSync { slice, volcano }]);
+}
+
+/// Its own history may hold operations that the new owner never had.
+#[test]
+fn a_slice_that_left_without_being_handed_over_is_filled_anew() {
+    let mut alone = Alone::new();
+    alone.lose_upper_half();
+    let actions = alone.handle(Event::PeerUp(VolcanoId(2)));
+    let said: Vec<_> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Send { message, .. } => match **message {
+                PeerMessage::ShipFrom { slice, have } => Some((slice, have)),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, [(SliceId(2), None)]);
 }

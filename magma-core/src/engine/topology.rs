@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::Engine;
+use super::event::Release;
 use super::parking::Wait;
 use super::slices::{Copy, Held, Owned, Stream};
 use crate::effect::Effect;
-use crate::ids::{Seq, SessionId, SliceId, VolcanoId};
+use crate::error::OpError;
+use crate::ids::{Seq, SessionId, SliceId, TxId, VolcanoId};
 use crate::key::{Key, ROOT};
 use crate::lava::{Lava, Slice};
 use crate::store::{Store, StoreResult};
@@ -35,6 +39,7 @@ impl<S: Store> Engine<S> {
             }
         }
         self.leave_slices(&slices)?;
+        self.leave_transactions();
         if first {
             self.clear_strangers()?;
         }
@@ -168,16 +173,23 @@ impl<S: Store> Engine<S> {
     fn copy_slice(&mut self, slice: &Slice, before: &Lava) -> StoreResult<()> {
         let whole_in_lava = slice.copy_on(self.me).is_some_and(|copy| copy.in_sync);
         if let Some(mut owned) = self.owned.remove(&slice.id) {
-            // It was ours and has moved: everything was acknowledged before.
-            let position = (self.lava.epoch, owned.last);
-            self.store.set_position(slice.id, position)?;
-            for release in owned.abandon() {
-                self.release(release);
+            // It was ours and has moved. Where that was decided before a crash of this volcano
+            // and came about after it, we may hold operations that the new owner never had:
+            // then our history is not the slice's, and we are a copy that must be filled.
+            let whole = owned.was_handed_to(slice.owner);
+            let position = match whole {
+                true => (self.lava.epoch, owned.last),
+                false => Default::default(),
+            };
+            match whole {
+                true => self.store.set_position(slice.id, position)?,
+                false => self.store.forget_slice(slice.id)?,
             }
+            self.abandon(&mut owned);
             let held = Held {
                 owner: slice.owner,
                 position,
-                whole: true,
+                whole,
                 filling: 0,
                 cursor: None,
                 attached: false,
@@ -275,9 +287,7 @@ impl<S: Store> Engine<S> {
             .collect();
         for id in gone {
             if let Some(mut owned) = self.owned.remove(&id) {
-                for release in owned.abandon() {
-                    self.release(release);
-                }
+                self.abandon(&mut owned);
                 self.local.extend(self.parking.wake(Wait::Slice(id)));
             }
             self.held.remove(&id);
@@ -287,6 +297,43 @@ impl<S: Store> Engine<S> {
             }
         }
         Ok(())
+    }
+
+    /// A slice has left. What waits for its operations is not so, as far as the new owner
+    /// knows: clients ask there again, and steps are asked for again.
+    fn abandon(&mut self, owned: &mut Owned) {
+        for release in owned.abandon() {
+            if let Release::Reply {
+                token, mut reply, ..
+            } = release
+            {
+                reply.results = vec![Err(OpError::TryAgain)];
+                let payload = Bytes::new();
+                self.release(Release::Reply {
+                    token,
+                    reply,
+                    payload,
+                });
+            }
+        }
+    }
+
+    /// Transactions of slices that have left are driven by the new owner, who finds what is
+    /// unfinished in the rows.
+    fn leave_transactions(&mut self) {
+        let gone: Vec<TxId> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| !self.owned.contains_key(&pending.slice))
+            .map(|(tx, _)| *tx)
+            .collect();
+        for tx in gone {
+            self.unhold(tx);
+            let state = self.pending.remove(&tx).and_then(|pending| pending.state);
+            if let Some(state) = state {
+                self.refuse(*state, OpError::TryAgain);
+            }
+        }
     }
 
     /// At a start: rows of slices that went elsewhere while we were clearing them.
