@@ -54,6 +54,9 @@ pub(super) struct RenameTx {
     pub(super) unlocked: bool,
     /// It is decided; only finishing is left.
     pub(super) decided: bool,
+    /// Holders whose counts and times show what was decided only when they have finished: the
+    /// client is answered then.
+    pub(super) unseen: Vec<Key>,
     /// Walks up to the root that are still to be made; the last one is under way.
     pub(super) walks: Vec<Walk>,
     /// The owner of the moved flare, once its volcano has told.
@@ -154,6 +157,7 @@ impl<S: Store> Engine<S> {
             locked: false,
             unlocked: false,
             decided: false,
+            unseen: Vec::new(),
             walks: Vec::new(),
             moved_uid: None,
             only_owner: false,
@@ -263,7 +267,11 @@ impl<S: Store> Engine<S> {
                 rename.failed = Some(error);
                 return self.abort_rename(tx);
             }
-            (StepName::Finish | StepName::UnlockRename, _) => return self.finished(tx),
+            (StepName::Finish, _) => {
+                self.answer_when_seen(tx, Some(done.key))?;
+                return self.finished(tx);
+            }
+            (StepName::UnlockRename, _) => return self.finished(tx),
             (_, Ok(StepAnswer::HeldEntry { only_owner })) => rename.only_owner = only_owner,
             (_, Ok(StepAnswer::Held { uid, .. })) => {
                 // Sticky directories: who may take the name away depends on the flare's owner,
@@ -378,25 +386,41 @@ impl<S: Store> Engine<S> {
         effects.extend(reply);
         let seq = self.commit(slice, effects)?;
         self.unhold(tx);
-        let state = match self.pending.get_mut(&tx) {
-            Some(pending) => {
-                pending.gate = seq;
-                pending.state.take()
+        if let Some(pending) = self.pending.get_mut(&tx) {
+            pending.gate = seq;
+            if let Some(state) = &mut pending.state {
+                state.gate = state.gate.max(seq);
             }
-            None => None,
-        };
+        }
+        // Whoever meets a held name asks for the decision. The counts and times of the source
+        // directory and of what was replaced are shown to anyone who asks, and wait for nobody.
+        let replaced = victim.filter(|_| !exchange).map(|(victim, _)| victim);
         if let Some(rename) = self.rename_mut(tx) {
             rename.decided = true;
+            rename.unseen = (!same_dir)
+                .then_some(from_dir)
+                .into_iter()
+                .chain(replaced)
+                .map(|flare| flare.key())
+                .collect();
         }
         self.tell_holders(tx, Decision::Committed);
         self.wake_key(dir.key());
-        match state {
-            Some(mut state) => {
-                // What every mount sees from now on is this decision: whoever meets a held
-                // row asks for it, so the answer waits for the decision only.
-                state.gate = state.gate.max(seq);
-                self.finish_op(state, Ok(Answer::Done))
-            }
+        self.answer_when_seen(tx, None)
+    }
+
+    /// Answers the client when every mount sees what was decided.
+    fn answer_when_seen(&mut self, tx: TxId, finished: Option<Key>) -> StoreResult<()> {
+        let Some(rename) = self.rename_mut(tx) else {
+            return Ok(());
+        };
+        rename.unseen.retain(|key| Some(*key) != finished);
+        if !rename.decided || !rename.unseen.is_empty() {
+            return Ok(());
+        }
+        let pending = self.pending.get_mut(&tx);
+        match pending.and_then(|pending| pending.state.take()) {
+            Some(state) => self.finish_op(state, Ok(Answer::Done)),
             None => Ok(()),
         }
     }
@@ -554,6 +578,7 @@ impl<S: Store> Engine<S> {
                 locked: false,
                 unlocked: false,
                 decided: true,
+                unseen: Vec::new(),
                 walks: Vec::new(),
                 moved_uid: None,
                 only_owner: false,
@@ -565,6 +590,7 @@ impl<S: Store> Engine<S> {
             let unlocks = body == StepBody::UnlockRename;
             if !unlocks {
                 rename.holders.push(row.to);
+                rename.unseen.push(row.to);
             }
             if row.to == ROOT {
                 // When the others are told.

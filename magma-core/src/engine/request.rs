@@ -204,7 +204,18 @@ impl<S: Store> Engine<S> {
                 state.skip_done(results);
                 let failed = state.results.last().is_some_and(Result::is_err);
                 if failed || state.results.len() >= usize::from(steps) {
-                    return Ok(Known::Done);
+                    let last = TxId(session, slot, seq, steps.saturating_sub(1));
+                    return Ok(match self.pending.get_mut(&last) {
+                        // Decided, but not to be seen everywhere yet: the answer waits for that.
+                        Some(pending) if pending.is_unseen() => match &mut pending.state {
+                            Some(waiting) => {
+                                waiting.origin = state.origin;
+                                Known::UnderWay
+                            }
+                            None => Known::Settling,
+                        },
+                        _ => Known::Done,
+                    });
                 }
             }
         }

@@ -7,14 +7,16 @@ use super::{Action, Engine, Event, Origin};
 use crate::agreement::Change;
 use crate::error::OpError;
 use crate::flare::{Kind, Name};
-use crate::ids::{Epoch, FlareRef, NetworkId, Seq, SessionId, SliceId, Slot, SlotSeq, VolcanoId};
+use crate::ids::{
+    Epoch, FlareRef, NetworkId, Seq, SessionId, SliceId, Slot, SlotSeq, TxId, VolcanoId,
+};
 use crate::key::{Key, ROOT};
 use crate::lava::{Lava, VolcanoInfo};
 use crate::op::{Answer, Credentials, NewFlare, Op, RenameMode};
 use crate::store::memory::MemoryStore;
 use crate::time::{Moment, Now};
 use crate::wire::flare_protocol::Request;
-use crate::wire::peer::PeerMessage;
+use crate::wire::peer::{PeerMessage, StepAnswer, StepDone, StepName};
 
 /// An engine that owns every key, and one session.
 struct Alone {
@@ -315,4 +317,51 @@ fn a_slice_that_left_without_being_handed_over_is_filled_anew() {
         })
         .collect();
     assert_eq!(said, [(SliceId(2), None)]);
+}
+
+/// Whoever looks at the source directory after a rename has returned must not see its old
+/// counts and times: its owner hears of the decision first.
+#[test]
+fn a_rename_is_answered_when_the_source_directory_shows_it() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    alone.lose_upper_half();
+    let elsewhere = |byte: u8| FlareRef(Key([byte; 20]), root.inc());
+    let (from_dir, moved) = (elsewhere(0xf0), elsewhere(0xe0));
+    let op = Op::Rename {
+        from_dir,
+        from_name: last_name("/from"),
+        moved,
+        moved_kind: Kind::File,
+        to_dir: root,
+        to_name: last_name("/to"),
+        mode: RenameMode::Replace,
+    };
+    assert_eq!(replied(alone.send(ROOT, op)), None);
+    let tx = TxId(alone.session, Slot(0), SlotSeq(alone.seq), 0);
+    let mut answer = |flare: FlareRef, step, told| {
+        let done = StepDone {
+            tx,
+            driver: ROOT,
+            key: flare.key(),
+            step,
+            clock: 0,
+            result: Ok(told),
+        };
+        replied(alone.handle(Event::Peer {
+            from: VolcanoId(2),
+            message: Box::new(PeerMessage::StepDone(done)),
+            payload: Bytes::new(),
+        }))
+    };
+    let (kind, uid) = (Kind::File, 0);
+    let held = StepAnswer::Held { kind, uid };
+    assert_eq!(answer(moved, StepName::PrepareMove, held), None);
+    let held = StepAnswer::HeldEntry { only_owner: false };
+    assert_eq!(answer(from_dir, StepName::PrepareEntry, held), None);
+    assert_eq!(answer(moved, StepName::Finish, StepAnswer::Done), None);
+    assert_eq!(
+        answer(from_dir, StepName::Finish, StepAnswer::Done),
+        Some(Ok(Answer::Done))
+    );
 }

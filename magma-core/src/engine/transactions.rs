@@ -51,6 +51,11 @@ impl Pending {
         }
     }
 
+    /// Whether this is a rename that was decided, and is not seen by everybody yet.
+    pub(super) fn is_unseen(&self) -> bool {
+        matches!(&self.kind, Kind::Rename(rename) if rename.decided && !rename.unseen.is_empty())
+    }
+
     /// Whether a request that comes again may wait for this transaction's end.
     pub(super) fn adopts(&mut self, op: Option<&Op>) -> bool {
         match (&mut self.kind, op) {
