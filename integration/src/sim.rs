@@ -40,6 +40,8 @@ pub struct Plan {
     pub faults: bool,
     /// Volcanos that join while the clients work, after the first two.
     pub joins: u32,
+    /// Mostly renames, links and removals, also of a directory into itself, and more faults.
+    pub churn: bool,
 }
 
 impl Plan {
@@ -55,6 +57,16 @@ impl Plan {
             },
             faults: !seed.is_multiple_of(5),
             joins: (seed % 4) as u32,
+            churn: false,
+        }
+    }
+
+    /// The plan of a seed for clients that mostly move things about, together.
+    pub fn churning(seed: u64, steps: u32) -> Plan {
+        Plan {
+            clients: 2 + (seed % 4) as u32,
+            churn: true,
+            ..Plan::of(seed, steps)
         }
     }
 }
@@ -63,8 +75,10 @@ impl Plan {
 /// wrong, and how to see it again.
 pub fn run(plan: Plan) -> Result<(), String> {
     let replay = format!(
-        "replay with: cargo run -p integration --bin sim -- --seed {} --steps {}",
-        plan.seed, plan.steps
+        "replay with: cargo run -p integration --bin sim -- --seed {} --steps {}{}",
+        plan.seed,
+        plan.steps,
+        if plan.churn { " --churn" } else { "" }
     );
     let mut world = World::new(plan);
     let ran = world.run().and_then(|()| crate::invariants::check(&world));

@@ -10,6 +10,14 @@ fn networks_come_to_rest_with_every_invariant() {
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
 
+#[test]
+fn networks_where_everything_moves_come_to_rest() {
+    let failed: Vec<String> = (0..32)
+        .filter_map(|seed| run(Plan::churning(seed, 100)).err())
+        .collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
 /// Seeds, with the steps, whose networks once came to rest in a bad state. What they showed
 /// has tests of its own where that is possible; a history changes with everything that is sent.
 const ONCE_BAD: [(u64, u32); 13] = [

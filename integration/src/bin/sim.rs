@@ -15,6 +15,9 @@ struct Args {
     /// How many seeds.
     #[arg(long, default_value_t = 1)]
     count: u64,
+    /// Clients mostly move things about.
+    #[arg(long)]
+    churn: bool,
 }
 
 // A program for a terminal: what it finds goes to standard error.
@@ -23,7 +26,11 @@ fn main() -> std::process::ExitCode {
     let args = Args::parse();
     let mut failed = 0;
     for seed in args.seed..args.seed.saturating_add(args.count) {
-        if let Err(what) = run(Plan::of(seed, args.steps)) {
+        let plan = match args.churn {
+            true => Plan::churning(seed, args.steps),
+            false => Plan::of(seed, args.steps),
+        };
+        if let Err(what) = run(plan) {
             eprintln!("{what}\n");
             failed += 1;
         }

@@ -65,7 +65,12 @@ pub async fn alone(port: Port, steps: u32) -> std::result::Result<(), String> {
 
 /// Works with others on the same names. At the end a file of its own must be there, with
 /// what it wrote, whatever the others did meanwhile.
-pub async fn among_others(port: Port, number: u32, steps: u32) -> std::result::Result<(), String> {
+pub async fn among_others(
+    port: Port,
+    number: u32,
+    steps: u32,
+    churn: bool,
+) -> std::result::Result<(), String> {
     let own: Path = vec![["own0", "own1", "own2", "own3", "own4", "own5"][number as usize % 6]];
     let failed = |what: &str, error: OpError| format!("client {number}: {what}: {error:?}");
     create(&port, &own, Kind::File)
@@ -80,7 +85,10 @@ pub async fn among_others(port: Port, number: u32, steps: u32) -> std::result::R
                 .map_err(|error| failed("an append to its own file", error))?;
             written.extend(line);
         }
-        let task = port.draw(draw_task);
+        let task = port.draw(|rng| match churn {
+            true => draw_churn(rng),
+            false => draw_task(rng),
+        });
         let failed = by_network(&port, &task).await.err();
         let never = matches!(
             failed,
@@ -143,6 +151,25 @@ fn draw_task(rng: &mut StdRng) -> Task {
             true => Task::List(path),
             false => Task::Stat(path),
         },
+    }
+}
+
+/// What moves names about. Paths may lie in one another: no model is asked.
+fn draw_churn(rng: &mut StdRng) -> Task {
+    let path = draw_path(rng);
+    match rng.random_range(0..20) {
+        0..3 => Task::Create(path, Kind::Directory),
+        3 | 4 => Task::Create(path, Kind::File),
+        5..8 => Task::Remove(path, rng.random_bool(0.5)),
+        8..10 => Task::Link(path, draw_path(rng)),
+        10..18 => {
+            let mode = match rng.random_range(0..4) {
+                0 | 1 => RenameMode::Exchange,
+                _ => RenameMode::Replace,
+            };
+            Task::Rename(path, draw_path(rng), mode)
+        }
+        _ => Task::Stat(path),
     }
 }
 

@@ -180,6 +180,7 @@ impl World {
         self.spread();
         let lava = self.agreement.lava().clone();
         let (alone, steps) = (self.plan.clients == 1, self.plan.steps);
+        let churn = self.plan.churn;
         for number in 0..self.plan.clients {
             let session = lava
                 .sessions
@@ -190,7 +191,7 @@ impl World {
                 if alone {
                     Box::pin(tasks::alone(port, steps))
                 } else {
-                    Box::pin(tasks::among_others(port, number, steps))
+                    Box::pin(tasks::among_others(port, number, steps, churn))
                 }
             });
             self.clients.push(client);
@@ -390,7 +391,8 @@ impl World {
             let delay = self.rng.random_range(1..1_500);
             self.at(delay, Due::Connect((one, other)));
         }
-        let pause = self.rng.random_range(50..4_000);
+        let longest = if self.plan.churn { 800 } else { 4_000 };
+        let pause = self.rng.random_range(50..longest);
         self.at(pause, Due::Fault);
         Ok(())
     }
