@@ -32,6 +32,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 use super::content::{ContentFiles, io_error, sync_directory};
@@ -399,6 +400,8 @@ impl Drop for SqliteStore {
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Otherwise a statement is planned anew whenever other values are bound to it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // Before the log is first touched: without other processes its index stays in our memory
     // and reads take no file locks.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
@@ -418,6 +421,8 @@ fn connect_to_read(path: &Path) -> rusqlite::Result<Connection> {
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Otherwise a statement is planned anew whenever other values are bound to it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -(PAGE_CACHE_KIB as i64))?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(connection)
