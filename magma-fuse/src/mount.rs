@@ -229,6 +229,12 @@ impl Mounted {
     /// Unmounts, and waits for the end at most this long: programs that keep files open delay
     /// it. Returns what the session ended with, or `None` when it goes on.
     pub fn end(mut self, limit: Duration) -> Option<io::Result<()>> {
+        if self.wait(Duration::ZERO) {
+            // Somebody has unmounted it. What is at that place by now may be a mount of
+            // another process, with the device number that was ours.
+            self.place.device = None;
+            clear_corpse(&self.place.target);
+        }
         self.place.unmount();
         if !self.wait(limit) {
             return None;
