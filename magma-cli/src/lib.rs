@@ -12,6 +12,7 @@
 //! | [`launch`] | starts real volcanos and mounts: for the demo and the tests |
 //! | [`wiring`] | where the programs meet the volcano and the client |
 
+mod allocator;
 pub mod commands;
 pub mod flags;
 pub mod launch;
