@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`copies`] | a copy holds what its owner holds, row by row and byte by byte |
 //! | [`names`] | entries, links and counts agree, over all volcanos |
+//! | [`leases`] | what clients may show under leases is so (checked at every reply) |
 //! | [`leftovers`] | nothing is left of transactions that have ended |
 //! | [`tree`] | every flare is reachable from the root, once for each of its names |
 
 pub mod copies;
+pub mod leases;
 pub mod leftovers;
 pub mod names;
 pub mod tree;

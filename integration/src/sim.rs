@@ -13,10 +13,12 @@
 //! | [`agreement`] | a stand-in that applies changes and spreads lavas |
 //! | [`handover`] | cuts a slice for a newcomer and moves it, as the actors do |
 //! | [`client`] | sessions, slots and repetition, under tasks written as `async` functions |
+//! | [`cache`] | what a client remembers under leases |
 //! | [`tasks`] | the random work of clients |
 //! | [`model`] | a file system in a map, for exact comparison with a client that is alone |
 
 pub mod agreement;
+pub mod cache;
 pub mod client;
 pub mod handover;
 pub mod model;

@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::flare::{Decision, EntryRow, FlareRow, LinkRow, Name, OutboxRow, ReplyRow};
+use crate::flare::{Decision, EntryRow, FlareRow, LinkRow, LinkState, Name, OutboxRow, ReplyRow};
 use crate::ids::{Epoch, FlareRef, Seq, SessionId, SliceId, Slot, TxId};
 use crate::key::Key;
 
@@ -91,6 +91,17 @@ pub struct ContentWrite {
 }
 
 impl Effect {
+    /// Whether it leaves something about its key unfinished, as
+    /// [`crate::store::View::unsettled`] would find it.
+    pub fn unsettles(&self) -> bool {
+        match self {
+            Effect::PutFlare(row) => row.nascent.is_some() || row.nlink == 0,
+            Effect::PutEntry(_, row) => row.prepared.is_some(),
+            Effect::PutLink(_, row) => row.state != LinkState::Settled,
+            _ => false,
+        }
+    }
+
     /// The one key that this effect belongs to.
     pub fn key(&self) -> Key {
         match self {

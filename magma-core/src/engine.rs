@@ -16,6 +16,7 @@
 //! | [`slices`] | the state of the slices owned and copied; which replies may leave |
 //! | [`shipping`] | operations on their way to the copies, and their arrival there |
 //! | [`filling`] | a new copy gets everything while work goes on |
+//! | [`leases`] | what sessions may cache, and how it is taken back |
 //! | [`syncing`] | fsync on every in-sync copy |
 //! | [`topology`] | a new lava: slices come, go, are cut and change owner |
 //! | [`housekeeping`] | ticks: retries, limits, copies that are missing, what a crash left |
@@ -31,6 +32,7 @@ mod files;
 mod filling;
 mod held;
 mod housekeeping;
+mod leases;
 mod link;
 mod parking;
 mod rename;
@@ -93,6 +95,7 @@ pub struct Engine<S: Store> {
     /// Entries that a rename driven here holds until it is decided.
     holds: BTreeMap<(Key, crate::flare::Name), TxId>,
     opens: BTreeMap<Key, BTreeMap<SessionId, u32>>,
+    leases: leases::Leases,
     syncs: Syncs,
     io: BTreeMap<u64, Io>,
     next_token: u64,
@@ -104,6 +107,8 @@ pub struct Engine<S: Store> {
     proposing: Option<crate::agreement::Change>,
     /// Ranges whose rows are no longer ours, to be deleted bit by bit.
     clearing: Vec<(SliceId, Key, Key)>,
+    /// Keys of ours with something unfinished, and some where it has been finished since.
+    maybe_unsettled: BTreeSet<Key>,
     /// Keys with something unfinished, and the round of housekeeping that saw it last.
     seen_unsettled: BTreeMap<Key, u64>,
     rounds: u64,
@@ -137,6 +142,10 @@ impl<S: Store> Engine<S> {
             pending: BTreeMap::new(),
             holds: BTreeMap::new(),
             opens: BTreeMap::new(),
+            leases: leases::Leases::after_start(
+                lava.sessions.iter().map(|session| session.id),
+                now.moment,
+            ),
             syncs: Syncs::default(),
             io: BTreeMap::new(),
             next_token: 1,
@@ -145,6 +154,7 @@ impl<S: Store> Engine<S> {
             durability: Durability::Process,
             proposing: None,
             clearing: Vec::new(),
+            maybe_unsettled: BTreeSet::new(),
             seen_unsettled: BTreeMap::new(),
             rounds: 0,
             started: now.moment,
@@ -172,6 +182,7 @@ impl<S: Store> Engine<S> {
             }
         }
         self.flush_ships();
+        self.flush_recalls();
         self.reserve_clock()?;
         self.store.commit(self.durability)?;
         if self.durability == Durability::Disk {
@@ -188,6 +199,7 @@ impl<S: Store> Engine<S> {
                 self.work(work)?;
             }
             self.flush_ships();
+            self.flush_recalls();
             self.store.commit(Durability::Process)?;
             self.release_after_commit();
         }
@@ -216,6 +228,14 @@ impl<S: Store> Engine<S> {
                 message,
                 payload,
             } => self.peer_message(from, message, payload),
+            Event::SessionHello(session) => {
+                self.session_hello(session);
+                Ok(())
+            }
+            Event::FromClient { session, message } => {
+                self.client_says(session, message);
+                Ok(())
+            }
             Event::PeerUp(volcano) => self.peer_up(volcano),
             Event::PeerDown(volcano) => {
                 self.peer_down(volcano);

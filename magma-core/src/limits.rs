@@ -152,11 +152,21 @@ pub const RESTARTS_MAX: usize = 8;
 pub const RESTART_WINDOW_MS: u64 = 60_000;
 
 /// Validity of a lease in milliseconds, counted by the client from sending the request.
-pub const LEASE_MS: u64 = 2_000;
+pub const LEASE_MS: u64 = 5_000;
 /// What the owner adds to [`LEASE_MS`] before it counts a lease as expired.
 pub const LEASE_GRACE_MS: u64 = LEASE_MS / 10 + 100;
 /// Leases that an owner has granted at a time.
 pub const LEASES_MAX: usize = 256 * 1024;
+/// Leases of one session that an owner has granted at a time.
+pub const LEASES_PER_SESSION: usize = 64 * 1024;
+/// A recall without answer is told again after this long, in milliseconds.
+pub const RECALL_AGAIN_MS: u64 = 500;
+/// Flares of which a client remembers something under leases.
+pub const CLIENT_CACHE_FLARES: usize = 32 * 1024;
+/// Names that a client remembers under leases on their directories.
+pub const CLIENT_CACHE_NAMES: usize = 128 * 1024;
+/// A client that holds leases and was not used for this long lets them run out, in milliseconds.
+pub const CLIENT_CACHE_IDLE_MS: u64 = 60_000;
 /// A session that is not heard of for this long has ended, in milliseconds.
 pub const SESSION_MS: u64 = 10_000;
 /// Heartbeat between volcanos in milliseconds.
@@ -218,6 +228,10 @@ const _: () = assert!(CONSOLE_READ_BYTES as usize <= IO_MAX);
 const _: () = assert!(CONSOLE_PAGE_BYTES as usize <= READDIR_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_MS * 5 < VOLCANO_SILENT_MS + HEARTBEAT_MS);
 const _: () = assert!(CLIENT_ATTEMPT_MS > PARK_LIMIT_MS);
+// An operation that waits for a lease to run out is not turned away before.
+const _: () = assert!(LEASE_MS + LEASE_GRACE_MS + RECALL_AGAIN_MS < PARK_LIMIT_MS);
+const _: () = assert!(CLIENT_CACHE_FLARES <= LEASES_PER_SESSION);
+const _: () = assert!(LEASES_PER_SESSION <= LEASES_MAX);
 const _: () = assert!(CLIENT_PATIENCE_MS > CLIENT_ATTEMPT_MS);
 const _: () = assert!(IO_MAX <= CLIENT_BYTES_IN_FLIGHT);
 const _: () = assert!(READDIR_BATCH as usize <= READDIR_BYTES_MAX);

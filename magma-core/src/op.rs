@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::OpError;
 use crate::flare::{Attr, Kind, Name};
 use crate::ids::{FlareRef, Stamp};
+use crate::key::Key;
 use crate::limits::GROUPS_MAX;
 use crate::time::Timestamp;
 
@@ -146,7 +147,7 @@ pub enum Op {
     GetAttrs(Vec<FlareRef>),
     /// Changes attributes. [`Answer::Attr`].
     SetAttr(FlareRef, SetAttr),
-    /// Creates a flare under the request's key and links it as (parent, name). [`Answer::Attr`].
+    /// Creates a flare under the request's key and links it as (parent, name). [`Answer::Linked`].
     Create {
         /// The directory.
         parent: FlareRef,
@@ -155,7 +156,7 @@ pub enum Op {
         /// What to make.
         new: NewFlare,
     },
-    /// Adds a link to an existing flare. [`Answer::Attr`].
+    /// Adds a link to an existing flare. [`Answer::Linked`].
     Link {
         /// The flare.
         flare: FlareRef,
@@ -164,7 +165,7 @@ pub enum Op {
         /// The new name.
         name: Name,
     },
-    /// Removes a link of a flare that is not a directory. [`Answer::Done`].
+    /// Removes a link of a flare that is not a directory. [`Answer::Unlinked`].
     Unlink {
         /// The flare that the name stood for when the client looked; a mismatch is `Stale`.
         flare: FlareRef,
@@ -173,7 +174,7 @@ pub enum Op {
         /// The name.
         name: Name,
     },
-    /// Removes an empty directory. [`Answer::Done`].
+    /// Removes an empty directory. [`Answer::Unlinked`].
     Rmdir {
         /// The directory to remove.
         flare: FlareRef,
@@ -269,10 +270,54 @@ pub enum Op {
     /// Space and counts of this volcano (the client adds up all). [`Answer::Space`].
     StatFs,
     /// Everything known of a flare, for `inspect`. [`Answer::Inspection`].
-    Inspect(crate::key::Key),
+    Inspect(Key),
+    /// Nothing: keeps the leases of the session valid. [`Answer::Done`].
+    Renew,
 }
 
 impl Op {
+    /// The flares that it changes, as far as they are known beforehand: leases on them are
+    /// recalled first.
+    pub fn changes(&self) -> [Option<Key>; 3] {
+        match self {
+            Op::SetAttr(flare, _)
+            | Op::Write { flare, .. }
+            | Op::SetXattr(flare, ..)
+            | Op::RemoveXattr(flare, _)
+            | Op::Open {
+                flare,
+                truncate: true,
+                ..
+            } => [Some(flare.key()), None, None],
+            Op::Create { parent, .. } => [Some(parent.key()), None, None],
+            Op::Link { flare, parent, .. }
+            | Op::Unlink { flare, parent, .. }
+            | Op::Rmdir { flare, parent, .. } => [Some(flare.key()), Some(parent.key()), None],
+            Op::Rename {
+                from_dir,
+                moved,
+                to_dir,
+                ..
+            } => [Some(from_dir.key()), Some(moved.key()), Some(to_dir.key())],
+            Op::Open { .. }
+            | Op::Guess { .. }
+            | Op::LookupEntry { .. }
+            | Op::GetAttr(_)
+            | Op::GetRoot
+            | Op::GetAttrs(_)
+            | Op::Close(_)
+            | Op::Read { .. }
+            | Op::Fsync { .. }
+            | Op::ReadDir { .. }
+            | Op::ReadLink(_)
+            | Op::GetXattr(..)
+            | Op::ListXattr(_)
+            | Op::StatFs
+            | Op::Renew
+            | Op::Inspect(_) => [None; 3],
+        }
+    }
+
     /// Whether it changes anything, and so needs exactly-once.
     pub fn is_mutation(&self) -> bool {
         match self {
@@ -299,6 +344,7 @@ impl Op {
             | Op::GetXattr(..)
             | Op::ListXattr(_)
             | Op::StatFs
+            | Op::Renew
             | Op::Inspect(_) => false,
         }
     }
@@ -339,6 +385,18 @@ pub enum Answer {
     Done,
     /// Attributes (boxed: it is the largest).
     Attr(Box<Attr>),
+    /// A flare has a name more.
+    Linked {
+        /// The flare's attributes.
+        attr: Box<Attr>,
+        /// Those of the directory after the change, where they are known.
+        dir: Option<Box<Attr>>,
+    },
+    /// A flare has a name less.
+    Unlinked {
+        /// The directory's attributes after the change, where they are known.
+        dir: Option<Box<Attr>>,
+    },
     /// Attributes in the order asked.
     Attrs(Vec<Result<Attr, OpError>>),
     /// The guess is not known to be right: the parent's entry decides.

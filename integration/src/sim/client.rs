@@ -12,13 +12,15 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use magma_core::error::OpError;
-use magma_core::ids::{Epoch, SessionId, Slot, SlotSeq};
+use magma_core::ids::{Epoch, SessionId, Slot, SlotSeq, VolcanoId};
 use magma_core::key::Key;
 use magma_core::lava::Lava;
 use magma_core::op::{Answer, Credentials, Op};
 use magma_core::wire::flare_protocol::{Reply, Request};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+
+use super::cache::Cache;
 
 /// Slots that a client uses, one after another.
 const SLOTS: u16 = 3;
@@ -100,6 +102,10 @@ pub struct Client {
     session: SessionId,
     seqs: BTreeMap<Slot, SlotSeq>,
     slot: u16,
+    /// What it remembers under leases.
+    pub cache: Cache,
+    /// When it last sent its request.
+    sent: u64,
     /// The request that it waits for, and its payload.
     outstanding: Option<(Request, Bytes)>,
     /// Counts what it waited for: an alarm of an earlier wait means nothing.
@@ -122,6 +128,8 @@ impl Client {
             session,
             seqs: BTreeMap::new(),
             slot: 0,
+            cache: Cache::default(),
+            sent: 0,
             outstanding: None,
             waits: 0,
             work: Some(work(port.clone())),
@@ -165,9 +173,16 @@ impl Client {
         Ok(Wants::Request)
     }
 
+    /// Its session.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
     /// The request to be sent (again).
-    pub fn request(&self) -> Option<(Request, Bytes)> {
+    pub fn request(&mut self, time: u64) -> Option<(Request, Bytes)> {
+        self.sent = time;
         let (mut request, payload) = self.outstanding.clone()?;
+        request.ops.iter().for_each(|op| self.cache.changes(op));
         request.epoch = self.lava.epoch;
         Some((request, payload))
     }
@@ -178,15 +193,21 @@ impl Client {
         waits.is_some_and(|(request, _)| request.slot == slot && request.seq == seq)
     }
 
-    /// Takes a reply. Tells whether it was an answer; otherwise the request is sent again.
-    pub fn take(&mut self, mut reply: Reply, payload: Bytes) -> bool {
+    /// Takes a reply of a volcano in one of its lives. Tells whether it was an answer;
+    /// otherwise the request is sent again.
+    pub fn take(&mut self, from: (VolcanoId, u64), mut reply: Reply, payload: Bytes) -> bool {
         let Some(result) = reply.results.pop() else {
             return false;
         };
         if result.as_ref().is_err_and(OpError::is_transient) {
             return false;
         }
-        self.outstanding = None;
+        if let Some((request, _)) = self.outstanding.take() {
+            request.ops.iter().for_each(|op| self.cache.changes(op));
+        }
+        if let (Some(grant), Ok(answer)) = (reply.lease, &result) {
+            self.cache.told(from.0, from.1, self.sent, grant, answer);
+        }
         self.port.0.borrow_mut().told = Some(result.map(|answer| (answer, payload)));
         true
     }

@@ -222,7 +222,7 @@ fn unexpected(answer: Answer) -> OpError {
 
 fn attr_of(answer: Answer) -> Result<Attr> {
     match answer {
-        Answer::Attr(attr) => Ok(*attr),
+        Answer::Attr(attr) | Answer::Linked { attr, .. } => Ok(*attr),
         other => Err(unexpected(other)),
     }
 }

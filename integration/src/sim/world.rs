@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use magma_core::agreement::Change;
 use magma_core::engine::{Action, Event, IoDone, IoJob, Origin};
-use magma_core::ids::{Epoch, SessionId, Slot, SlotSeq, VolcanoId};
+use magma_core::ids::{Epoch, SessionId, Slot, SlotSeq, Stamp, VolcanoId};
+use magma_core::key::Key;
 use magma_core::lava::Lava;
 use magma_core::store::{Store, View};
-use magma_core::wire::flare_protocol::{Reply, Request};
+use magma_core::wire::flare_protocol::{FromClient, Reply, Request, ToClient};
 use magma_core::wire::peer::PeerMessage;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -19,6 +20,7 @@ use super::handover::{self, Next, Stage};
 use super::network::{Dialled, Network, lane};
 use super::volcano::Volcano;
 use super::{Plan, tasks};
+use crate::invariants;
 
 /// The engine is told that time has passed this often, in milliseconds.
 const TICK_MS: u64 = 100;
@@ -62,7 +64,18 @@ enum Due {
         request: Box<Request>,
         payload: Bytes,
     },
+    Tell {
+        from: (VolcanoId, u64),
+        session: SessionId,
+        message: ToClient,
+    },
+    FromClient {
+        to: (VolcanoId, u64),
+        session: SessionId,
+        message: FromClient,
+    },
     Reply {
+        from: (VolcanoId, u64),
         client: usize,
         slot: Slot,
         seq: SlotSeq,
@@ -268,13 +281,32 @@ impl World {
                 self.request(to, client, proxied, request, payload);
                 Ok(())
             }
+            Due::Tell {
+                from,
+                session,
+                message,
+            } => {
+                self.told(from, session, message);
+                Ok(())
+            }
+            Due::FromClient {
+                to,
+                session,
+                message,
+            } => {
+                if self.volcanos.get(&to.0).is_some_and(|v| v.life == to.1) {
+                    self.post(to.0, Event::FromClient { session, message });
+                }
+                Ok(())
+            }
             Due::Reply {
+                from,
                 client,
                 slot,
                 seq,
                 reply,
                 payload,
-            } => self.reply(client, slot, seq, *reply, payload),
+            } => self.reply(from, client, slot, seq, *reply, payload),
             Due::SendAgain(client, waits) => {
                 if self.clients[client].waits == waits {
                     self.clients[client].lava = self.agreement.lava().clone();
@@ -474,6 +506,7 @@ impl World {
                 if let Some(waiter) = self.tokens.remove(&token) {
                     let delay = self.delay();
                     let due = Due::Reply {
+                        from: (id, self.life(id)),
                         client: waiter.client,
                         slot: waiter.slot,
                         seq: waiter.seq,
@@ -524,7 +557,19 @@ impl World {
                     self.at(when - self.time, due);
                 }
             }
-            Action::Tell { .. } => {}
+            Action::Tell { session, message } => {
+                // Lost now and then, as with a connection that is gone.
+                if !(self.faults && self.rng.random_bool(0.1)) {
+                    let delay = self.delay();
+                    let from = (id, self.life(id));
+                    let due = Due::Tell {
+                        from,
+                        session,
+                        message,
+                    };
+                    self.at(delay, due);
+                }
+            }
             Action::Io { job, io } => {
                 let done = self.io(id, &io)?;
                 self.post(id, Event::IoDone { job, done });
@@ -677,7 +722,7 @@ impl World {
     }
 
     fn send_request(&mut self, client: usize) {
-        let Some((request, payload)) = self.clients[client].request() else {
+        let Some((request, payload)) = self.clients[client].request(self.time) else {
             return;
         };
         let ids: Vec<VolcanoId> = self.volcanos.keys().copied().collect();
@@ -714,6 +759,11 @@ impl World {
         if !self.clients[client].awaits(slot, seq) {
             return;
         }
+        let life = self.life(to);
+        if !proxied && self.clients[client].cache.connect(to, life) {
+            let session = self.clients[client].session();
+            self.post(to, Event::SessionHello(session));
+        }
         self.counter += 1;
         let token = self.counter;
         self.tokens.insert(token, Waiter { client, slot, seq });
@@ -726,8 +776,40 @@ impl World {
         self.post(to, event);
     }
 
+    fn life(&self, id: VolcanoId) -> u64 {
+        self.volcanos.get(&id).map_or(0, |volcano| volcano.life)
+    }
+
+    /// A client hears of a recall, and answers it.
+    fn told(&mut self, from: (VolcanoId, u64), session: SessionId, message: ToClient) {
+        let ToClient::Recall { keys, upto } = message else {
+            return;
+        };
+        let client = self.clients.iter_mut().find(|c| c.session() == session);
+        let heard = client.is_some_and(|client| client.cache.recall(from.0, from.1, &keys, upto));
+        if heard {
+            let delay = self.delay();
+            let message = FromClient::Recalled { keys, upto };
+            let due = Due::FromClient {
+                to: from,
+                session,
+                message,
+            };
+            self.at(delay, due);
+        }
+    }
+
+    /// What clients may show under leases, with the volcano that granted it.
+    pub fn leased(&self) -> impl Iterator<Item = (SessionId, Key, Stamp, VolcanoId)> {
+        self.clients.iter().flat_map(|client| {
+            let valid = client.cache.valid(self.time);
+            valid.map(|(key, version, owner)| (client.session(), key, version, owner))
+        })
+    }
+
     fn reply(
         &mut self,
+        from: (VolcanoId, u64),
         client: usize,
         slot: Slot,
         seq: SlotSeq,
@@ -737,7 +819,8 @@ impl World {
         if !self.clients[client].awaits(slot, seq) {
             return Ok(());
         }
-        if self.clients[client].take(reply, payload) {
+        if self.clients[client].take(from, reply, payload) {
+            invariants::leases::check(self)?;
             return self.poll(client);
         }
         let pause = self.rng.random_range(5..200);

@@ -32,6 +32,7 @@ impl<S: Store> Engine<S> {
             return Step::parks(row.key);
         }
         state.gate = state.gate.max(self.gate(state.slice, row.key));
+        state.shown.push(row.key);
         let attr = Attr::of(&row, self.store.blocks(&row)?);
         Step::ok(Answer::Attr(Box::new(attr)))
     }
@@ -56,6 +57,7 @@ impl<S: Store> Engine<S> {
                     state.gate = state.gate.max(seq.unwrap_or_default());
                     match self.live(*flare)? {
                         Ok(row) if row.nascent.is_none() => {
+                            state.shown.push(row.key);
                             Ok(Attr::of(&row, self.store.blocks(&row)?))
                         }
                         Ok(_) => Err(OpError::TryAgain),
@@ -98,12 +100,13 @@ impl<S: Store> Engine<S> {
         let answer = Answer::Attr(Box::new(Attr::of(&new, blocks)));
         self.commit_answer(state, effects, &answer)?;
         let answer = Answer::Attr(Box::new(Attr::of(&new, self.store.blocks(&new)?)));
+        state.shown.push(new.key);
         Ok(Ok(Outcome::done(answer)))
     }
 
     pub(super) fn get_xattr(
         &mut self,
-        state: &RequestState,
+        state: &mut RequestState,
         flare: FlareRef,
         name: &[u8],
     ) -> StoreResult<OpResult<Outcome>> {
@@ -111,6 +114,7 @@ impl<S: Store> Engine<S> {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
         };
+        state.shown.push(row.key);
         let allowed =
             check_xattr_name(name).and_then(|_| may_get_xattr(&row, name, &state.request.cred));
         if let Err(error) = allowed {
@@ -158,13 +162,14 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn list_xattr(
         &mut self,
-        state: &RequestState,
+        state: &mut RequestState,
         flare: FlareRef,
     ) -> StoreResult<OpResult<Outcome>> {
         let row = match self.live(flare)? {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
         };
+        state.shown.push(row.key);
         let names = self.store.xattr_names(row.key)?;
         let list = list_xattrs(visible(&names), &state.request.cred);
         Ok(list.map(|list| Outcome::done(Answer::Value(list))))

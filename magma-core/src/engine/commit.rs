@@ -38,6 +38,9 @@ impl<S: Store> Engine<S> {
         let mut bytes = 0;
         for effect in &record.effects {
             self.cache.applied(effect);
+            if effect.unsettles() {
+                self.maybe_unsettled.insert(effect.key());
+            }
             if let Effect::Write(write) = effect {
                 bytes += write.data.len();
             }
@@ -82,6 +85,8 @@ impl<S: Store> Engine<S> {
                 && owned.is_quiet()
                 && owned.holds_all(to)
                 && !self.pending.values().any(|tx| tx.slice == owned.id)
+                // The new owner knows of no lease.
+                && self.leases.recall_range(owned.start, owned.end, self.now.moment)
             {
                 owned.drained = true;
                 drained.push(Action::Drained {

@@ -167,8 +167,13 @@ impl<S: Store> Engine<S> {
         ];
         effects.extend(target);
         effects.extend(entry_effects);
-        let answer = Answer::Attr(attr);
+        let dir = effects.iter().find_map(|effect| match effect {
+            Effect::PutFlare(row) if row.key == parent.key() => Some(Box::new(Attr::of(row, 0))),
+            _ => None,
+        });
+        let answer = Answer::Linked { attr, dir };
         self.commit_answer(state, effects, &answer)?;
+        state.shown.push(flare.key());
         if open {
             self.add_open(flare.key(), state.request.session);
         }
@@ -265,13 +270,14 @@ impl<S: Store> Engine<S> {
             return Ok(());
         };
         let answer = match result {
-            Ok(StepAnswer::Inserted(attr)) => {
+            Ok(StepAnswer::Inserted { attr, dir }) => {
                 // The version stays that of the birth: a confirmation changes nothing that
                 // anyone was told, so the answer need not wait for the copies to have it.
                 row.nascent = None;
                 let inherited = (row.gid, row.mode) != (attr.gid, attr.mode);
                 (row.gid, row.mode) = (attr.gid, attr.mode);
-                let answer = Answer::Attr(Box::new(Attr::of(&row, 0)));
+                let attr = Box::new(Attr::of(&row, 0));
+                let answer = Answer::Linked { attr, dir };
                 let link = LinkRow {
                     parent,
                     name,
@@ -296,6 +302,7 @@ impl<S: Store> Engine<S> {
                 if inherited {
                     state.gate = state.gate.max(seq);
                 }
+                state.shown.push(flare.key());
                 return self.finish_op(state, Ok(answer));
             }
             Ok(_) => Err(OpError::Io),
@@ -369,6 +376,7 @@ impl<S: Store> Engine<S> {
             return Ok(Err(OpError::TryAgain));
         };
         state.gate = state.gate.max(self.gate(state.slice, row.key));
+        state.shown.push(row.key);
         Ok(Ok(Outcome::done(Answer::Attr(Box::new(Attr::of(&row, 0))))))
     }
 }

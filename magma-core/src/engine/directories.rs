@@ -23,7 +23,7 @@ impl<S: Store> Engine<S> {
     /// whatever else is under way, the parent's entry decides.
     pub(super) fn guess(
         &mut self,
-        state: &RequestState,
+        state: &mut RequestState,
         parent: FlareRef,
         name: &Name,
     ) -> StoreResult<OpResult<Outcome>> {
@@ -40,13 +40,14 @@ impl<S: Store> Engine<S> {
             return ask;
         }
         let attr = Attr::of(&row, self.store.blocks(&row)?);
+        state.shown.push(key);
         Ok(Ok(Outcome::done(Answer::Attr(Box::new(attr)))))
     }
 
     /// What a name stands for: the truth.
     pub(super) fn lookup_entry(
         &mut self,
-        _state: &mut RequestState,
+        state: &mut RequestState,
         dir: FlareRef,
         name: Name,
     ) -> StoreResult<Step<S>> {
@@ -57,6 +58,7 @@ impl<S: Store> Engine<S> {
         if !row.is_dir() {
             return Step::err(OpError::NotDirectory);
         }
+        state.shown.push(dir.key());
         let Some(entry) = self.store.entry(dir.key(), &name)? else {
             return Step::err(OpError::NotFound);
         };
@@ -66,6 +68,9 @@ impl<S: Store> Engine<S> {
             return Step::parks(dir.key());
         }
         let attr = self.attr_beside(&entry)?;
+        if attr.is_some() {
+            state.shown.push(entry.child.key());
+        }
         Step::ok(Answer::Entry {
             child: entry.child,
             kind: entry.kind,
@@ -122,6 +127,7 @@ impl<S: Store> Engine<S> {
             return Step::err(error);
         }
         let most = (max_bytes as usize).min(READDIR_BYTES_MAX);
+        state.shown.push(dir.key());
         let mut list = Vec::new();
         let mut bytes = 0;
         let mut cursor = after;
@@ -152,7 +158,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn read_link(
         &mut self,
-        _state: &RequestState,
+        state: &mut RequestState,
         flare: FlareRef,
     ) -> StoreResult<OpResult<Outcome>> {
         let row = match self.live(flare)? {
@@ -162,6 +168,7 @@ impl<S: Store> Engine<S> {
         if row.kind != crate::flare::Kind::Symlink {
             return Ok(Err(OpError::Invalid));
         }
+        state.shown.push(row.key);
         let target: Bytes = self.store.read(&row, 0, row.size as usize)?;
         Ok(Ok(Outcome::done(Answer::Target(target.to_vec()))))
     }

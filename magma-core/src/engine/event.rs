@@ -7,7 +7,7 @@ use crate::flare::{FlareRow, LinkRow};
 use crate::ids::{FlareRef, SessionId, SliceId, VolcanoId};
 use crate::lava::Lava;
 use crate::op::Answer;
-use crate::wire::flare_protocol::{Reply, Request, ToClient};
+use crate::wire::flare_protocol::{FromClient, Reply, Request, ToClient};
 use crate::wire::peer::{PeerMessage, Step, StepDone};
 
 /// Where a request came from, and where its reply goes.
@@ -39,6 +39,15 @@ pub enum Event {
         message: Box<PeerMessage>,
         /// Content.
         payload: Bytes,
+    },
+    /// A session has a connection, anew perhaps: it holds no lease from before.
+    SessionHello(SessionId),
+    /// What a client says unasked.
+    FromClient {
+        /// Its session.
+        session: SessionId,
+        /// What.
+        message: FromClient,
     },
     /// A connection to a member works (anew): what was under way is sent again.
     PeerUp(VolcanoId),
@@ -235,6 +244,8 @@ pub struct Statistics {
     pub parked: u64,
     /// Transactions under way.
     pub transactions: u64,
+    /// Leases that sessions hold.
+    pub leases: u64,
 }
 
 /// What waits for an operation to be acknowledged by all in-sync copies.

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::Engine;
-use super::event::{Action, Io, IoDone, IoJob, Outcome};
+use super::event::{Action, Io, IoDone, IoJob, Outcome, Work};
+use super::parking::Wait;
 use super::request::{RequestState, Step};
 use crate::effect::{ContentWrite, Effect};
 use crate::error::{OpError, OpResult};
@@ -69,6 +70,7 @@ impl<S: Store> Engine<S> {
             Answer::Attr(Box::new(Attr::of(&row, self.store.blocks(&row)?)))
         };
         self.add_open(flare.key(), state.request.session);
+        state.shown.push(flare.key());
         Ok(Ok(Outcome::done(answer)))
     }
 
@@ -139,7 +141,13 @@ impl<S: Store> Engine<S> {
         if let Err(error) = self.may_handle(&row, state, access) {
             return Step::err(error);
         }
-        self.touch_atime(&row, state)?;
+        if !self.touch_atime(&row, state)? {
+            let key = row.key;
+            return Step::waits(move |engine, state| {
+                engine.park(Wait::Lease(key), Work::Request(state));
+                Ok(())
+            });
+        }
         let len = row.size.saturating_sub(offset).min(u64::from(len)) as usize;
         let eof = offset.saturating_add(len as u64) >= row.size;
         let answer = Answer::Data {
@@ -294,16 +302,21 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A read shows in the access time by the rule of relatime; nobody waits for it.
-    fn touch_atime(&mut self, row: &FlareRow, state: &RequestState) -> StoreResult<()> {
+    /// A read shows in the access time by the rule of relatime; nobody waits for it. False
+    /// when leases of others must be recalled for that first.
+    fn touch_atime(&mut self, row: &FlareRow, state: &RequestState) -> StoreResult<bool> {
         let now = self.tick();
-        if !atime_due(row, now) || self.full {
-            return Ok(());
+        if !atime_due(row.atime, row.mtime, row.ctime, now) || self.full {
+            return Ok(true);
+        }
+        let session = state.request.session;
+        if self.leases.conflict(row.key, session, self.now.moment) {
+            return Ok(false);
         }
         let mut row = row.clone();
         row.atime = now;
         self.commit(state.slice, vec![Effect::PutFlare(Box::new(row))])?;
-        Ok(())
+        Ok(true)
     }
 
     /// Whether the session may do I/O: it has the file open (permission was checked then),

@@ -68,6 +68,7 @@ impl<S: Store> Engine<S> {
                 from,
                 to,
                 cred,
+                unnamed: _,
             } => self.hold_moved(&step, flare, &from, &to, &cred)?,
             StepBody::PrepareVictim {
                 flare,

@@ -81,6 +81,7 @@ impl<S: Store> Engine<S> {
         for work in self.parking.overdue(now) {
             self.turn_away(work, OpError::TryAgain);
         }
+        self.watch_leases();
         self.resend_steps(None);
         self.clear_some()?;
         if now.0 < self.last_housekeeping + SLOWLY_MS {
@@ -293,11 +294,25 @@ impl<S: Store> Engine<S> {
         self.owned.values().all(super::slices::Owned::is_quiet)
     }
 
+    /// Whether nothing waits here for time to pass.
+    pub fn is_idle(&self) -> bool {
+        self.is_quiet()
+            && self.parking.len() == 0
+            && self.pending.is_empty()
+            && self.io.is_empty()
+            && self.proposing.is_none()
+            && self.clearing.is_empty()
+            && self.uncut.is_empty()
+            && self.owned.values().all(|owned| owned.handing.is_none())
+            && self.held.values().all(|held| held.attached && held.whole)
+    }
+
     /// Counters since the start.
     pub fn statistics(&self) -> Statistics {
         Statistics {
             parked: self.parking.len() as u64,
             transactions: self.pending.len() as u64,
+            leases: self.leases.len() as u64,
             ..self.statistics
         }
     }

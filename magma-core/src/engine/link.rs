@@ -76,7 +76,12 @@ impl<S: Store> Engine<S> {
                 Inserting::There => return Step::err(OpError::Exists),
                 Inserting::Effects(effects, _) => effects,
             };
-            let answer = Answer::Attr(Box::new(Attr::of(&row, self.store.blocks(&row)?)));
+            let dir = effects.iter().find_map(|effect| match effect {
+                Effect::PutFlare(row) => Some(Box::new(Attr::of(row, 0))),
+                _ => None,
+            });
+            let attr = Box::new(Attr::of(&row, self.store.blocks(&row)?));
+            let answer = Answer::Linked { attr, dir };
             let link = LinkRow {
                 parent,
                 name,
@@ -85,6 +90,7 @@ impl<S: Store> Engine<S> {
             effects.push(Effect::PutFlare(Box::new(row)));
             effects.push(Effect::PutLink(key, Box::new(link)));
             self.commit_answer(state, effects, &answer)?;
+            state.shown.push(key);
             return Step::ok(answer);
         }
         let link = LinkRow {
@@ -133,8 +139,13 @@ impl<S: Store> Engine<S> {
             Err(_) => return Ok(()),
         };
         let (answer, mut effects) = match result {
-            Ok(_) => {
-                let answer = Answer::Attr(Box::new(Attr::of(&row, self.store.blocks(&row)?)));
+            Ok(step) => {
+                let attr = Box::new(Attr::of(&row, self.store.blocks(&row)?));
+                let dir = match step {
+                    StepAnswer::Inserted { dir, .. } => dir,
+                    _ => None,
+                };
+                let answer = Answer::Linked { attr, dir };
                 let link = LinkRow {
                     parent,
                     name,
@@ -164,6 +175,7 @@ impl<S: Store> Engine<S> {
             return Ok(());
         };
         state.gate = state.gate.max(seq);
+        state.shown.push(flare.key());
         self.finish_op(state, answer)
     }
 

@@ -13,6 +13,8 @@ use crate::time::Moment;
 pub(super) enum Wait {
     /// Another transaction holds something of this key.
     Key(Key),
+    /// Leases on this flare are being recalled.
+    Lease(Key),
     /// The slice is being handed over, or too much is on the way to its copies.
     Slice(SliceId),
     /// The lava is older than what the sender knows.
@@ -75,12 +77,26 @@ impl Parking {
 
     /// Forgets the steps of a transaction that wait for a key.
     pub(super) fn forget_steps(&mut self, key: Key, tx: TxId) {
-        let Some(queue) = self.waiting.get_mut(&Wait::Key(key)) else {
-            return;
-        };
-        let before = queue.len();
-        queue.retain(|(_, work)| !matches!(work, Work::Step { step, .. } if step.tx == tx));
-        self.count -= before - queue.len();
+        for wait in [Wait::Key(key), Wait::Lease(key)] {
+            let Some(queue) = self.waiting.get_mut(&wait) else {
+                continue;
+            };
+            let before = queue.len();
+            queue.retain(|(_, work)| !matches!(work, Work::Step { step, .. } if step.tx == tx));
+            self.count -= before - queue.len();
+        }
+    }
+
+    /// The flares at which something waits for leases to come back.
+    pub(super) fn keys_waiting_for_leases(&self) -> Vec<Key> {
+        let leases = Wait::Lease(Key::MIN)..=Wait::Lease(Key::MAX);
+        self.waiting
+            .range(leases)
+            .filter_map(|(wait, _)| match wait {
+                Wait::Lease(key) => Some(*key),
+                _ => None,
+            })
+            .collect()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -209,6 +209,7 @@ impl<S: Store> Engine<S> {
                 flare: rename.moved,
                 from: from.clone(),
                 to: to.clone(),
+                unnamed: false,
                 cred: cred.clone(),
             },
         )];
@@ -218,6 +219,7 @@ impl<S: Store> Engine<S> {
                     flare: victim,
                     from: to.clone(),
                     to: from.clone(),
+                    unnamed: true,
                     cred: cred.clone(),
                 }
             } else {

@@ -14,7 +14,7 @@ use crate::limits::{ATTR_BATCH_MAX, HOPS_MAX, IO_MAX, OPS_PER_REQUEST_MAX, SLOTS
 use crate::op::{Answer, Op};
 use crate::store::{Store, StoreResult};
 use crate::wire::codec;
-use crate::wire::flare_protocol::{Reply, Request};
+use crate::wire::flare_protocol::{Grant, Reply, Request};
 
 /// The session of the volcanos themselves (console, housekeeping): it changes nothing twice
 /// because nobody repeats its requests.
@@ -34,6 +34,10 @@ pub(super) struct RequestState {
     pub(super) slice: SliceId,
     /// The operation that the reply waits for.
     pub(super) gate: Seq,
+    /// It came from the session itself, whose leases it keeps valid.
+    pub(super) heard: bool,
+    /// Flares that the answers show as they are now: may be leased with the reply.
+    pub(super) shown: Vec<Key>,
 }
 
 impl RequestState {
@@ -116,6 +120,10 @@ impl<S: Store> Engine<S> {
             out: Vec::new(),
             slice: SliceId(0),
             gate: Seq(0),
+            heard: !origin.proxied
+                && request.session != INTERNAL
+                && self.session_heard(request.session),
+            shown: Vec::new(),
             request,
         };
         if let Err(error) = check_bounds(&state) {
@@ -166,10 +174,7 @@ impl<S: Store> Engine<S> {
             // sent again may have been done.
             match self.known_reply(&mut state)? {
                 Known::New => {}
-                Known::Done => {
-                    self.reply(state);
-                    return Ok(());
-                }
+                Known::Done => return self.reply(state),
                 Known::UnderWay => return Ok(()),
                 Known::Adopts(tx) => {
                     if let Some(pending) = self.pending.get_mut(&tx) {
@@ -227,6 +232,7 @@ impl<S: Store> Engine<S> {
             // Sent again while under way: the answer goes to whoever asked last.
             if let Some(waiting) = &mut pending.state {
                 waiting.origin = state.origin;
+                waiting.heard = state.heard;
                 return Ok(Known::UnderWay);
             }
             // Nobody waits for it: it was resolved after a crash, or only its end is left.
@@ -275,9 +281,12 @@ impl<S: Store> Engine<S> {
     fn run_ops(&mut self, mut state: RequestState) -> StoreResult<()> {
         loop {
             let Some(op) = state.op().cloned() else {
-                self.reply(state);
-                return Ok(());
+                return self.reply(state);
             };
+            if let Some(key) = self.lease_conflict(&op, state.request.session) {
+                self.park(Wait::Lease(key), Work::Request(Box::new(state)));
+                return Ok(());
+            }
             self.statistics.operations += 1;
             state.gate = state.gate.max(self.gate(state.slice, state.request.key));
             match self.run_op(&mut state, op)? {
@@ -285,11 +294,14 @@ impl<S: Store> Engine<S> {
                     let failed = answer.is_err();
                     state.results.push(answer);
                     if failed {
-                        self.reply(state);
-                        return Ok(());
+                        return self.reply(state);
                     }
                 }
-                Step::Waits(register) => return register(self, Box::new(state)),
+                Step::Waits(register) => {
+                    // What was shown so far may have changed when it goes on.
+                    state.shown.clear();
+                    return register(self, Box::new(state));
+                }
             }
         }
     }
@@ -357,6 +369,7 @@ impl<S: Store> Engine<S> {
             Op::RemoveXattr(flare, name) => self.remove_xattr(state, flare, name)?,
             Op::StatFs => self.statfs()?,
             Op::Inspect(key) => self.inspect(key)?,
+            Op::Renew => Ok(Outcome::done(Answer::Done)),
         };
         Ok(match outcome {
             Ok(Outcome(answer, payload)) => {
@@ -382,8 +395,7 @@ impl<S: Store> Engine<S> {
             state.follow_cut(slice);
         }
         if failed || state.op().is_none() {
-            self.reply(*state);
-            return Ok(());
+            return self.reply(*state);
         }
         if !self.owned.contains_key(&state.slice) {
             // The slice has moved meanwhile; what is done is known at its new owner.
@@ -394,7 +406,13 @@ impl<S: Store> Engine<S> {
     }
 
     /// The reply leaves when every change that it saw is acknowledged.
-    pub(super) fn reply(&mut self, state: RequestState) {
+    pub(super) fn reply(&mut self, state: RequestState) -> StoreResult<()> {
+        let lease = self.lease_for(&state)?;
+        self.answer(state, lease);
+        Ok(())
+    }
+
+    fn answer(&mut self, state: RequestState, lease: Option<Grant>) {
         let gate = state.gate;
         let payload = match state.out.len() {
             0 => Bytes::new(),
@@ -413,7 +431,7 @@ impl<S: Store> Engine<S> {
             epoch: self.lava.epoch,
             topology_changed: state.origin.proxied,
             results: state.results,
-            lease: None,
+            lease,
         };
         let token = state.origin.token;
         let release = Release::Reply {
@@ -428,7 +446,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn refuse(&mut self, mut state: RequestState, error: OpError) {
         state.results.push(Err(error));
         state.out.clear();
-        self.reply(state);
+        self.answer(state, None);
     }
 
     fn forward(&mut self, mut state: RequestState, to: crate::ids::VolcanoId) {

@@ -8,10 +8,11 @@
 use super::Engine;
 use super::event::{Release, Work};
 use super::parking::Wait;
+use super::request::INTERNAL;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, EntryRow, FlareRow, Kind, LinkState, Name};
-use crate::ids::{FlareRef, Seq, SliceId, VolcanoId};
+use crate::ids::{FlareRef, Seq, SessionId, SliceId, VolcanoId};
 use crate::limits::LINK_MAX;
 use crate::op::Credentials;
 use crate::op::mode::inherit;
@@ -55,6 +56,17 @@ impl<S: Store> Engine<S> {
         }
         // What the same transaction has asked before, and waits, is out of date.
         self.parking.forget_steps(step.key, step.tx);
+        // Held rows are granted to nobody, so finishing them meets no lease.
+        if step.body.begins_change()
+            && self
+                .leases
+                .conflict(step.key, self.changed_by(&step), self.now.moment)
+        {
+            let wait = Wait::Lease(step.key);
+            let step = Box::new(step);
+            self.park(wait, Work::Step { from, step });
+            return Ok(());
+        }
         match step.body.clone() {
             StepBody::Insert {
                 dir,
@@ -81,13 +93,15 @@ impl<S: Store> Engine<S> {
                 }
                 Removing::Gone => {
                     let seq = self.gate(slice, dir.key());
-                    self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Done));
+                    let answer = StepAnswer::Removed(self.dir_attr(dir)?);
+                    self.answer_step(from, &step, slice, seq, Ok(answer));
                     Ok(())
                 }
                 Removing::Effects(effects) => {
                     let seq = self.commit(slice, effects)?;
                     self.wake_key(dir.key());
-                    self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Done));
+                    let answer = StepAnswer::Removed(self.dir_attr(dir)?);
+                    self.answer_step(from, &step, slice, seq, Ok(answer));
                     Ok(())
                 }
             },
@@ -99,6 +113,17 @@ impl<S: Store> Engine<S> {
             | StepBody::LockRename
             | StepBody::UnlockRename
             | StepBody::GetParent(_) => self.rename_step(from, slice, step),
+        }
+    }
+
+    /// Whose own leases a step leaves alone: the session that asked knows what it changes.
+    /// Only what a rename replaces it may know under another name, and not think of.
+    fn changed_by(&self, step: &Step) -> SessionId {
+        match step.body {
+            StepBody::PrepareVictim { .. } | StepBody::PrepareMove { unnamed: true, .. } => {
+                INTERNAL
+            }
+            _ => step.tx.0,
         }
     }
 
@@ -130,12 +155,16 @@ impl<S: Store> Engine<S> {
                     (attr.gid, attr.mode) = inherit(&row, cred, attr.kind, attr.mode);
                 }
                 let seq = self.gate(slice, dir.key());
-                self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Inserted(attr)));
+                let dir = self.dir_attr(dir)?;
+                let answer = StepAnswer::Inserted { attr, dir };
+                self.answer_step(from, &step, slice, seq, Ok(answer));
                 Ok(())
             }
             Inserting::Effects(effects, attr) => {
                 let seq = self.commit(slice, effects)?;
-                self.answer_step(from, &step, slice, seq, Ok(StepAnswer::Inserted(attr)));
+                let dir = self.dir_attr(dir)?;
+                let answer = StepAnswer::Inserted { attr, dir };
+                self.answer_step(from, &step, slice, seq, Ok(answer));
                 Ok(())
             }
         }
@@ -239,6 +268,12 @@ impl<S: Store> Engine<S> {
             Effect::PutFlare(Box::new(row)),
             Effect::DropEntry(dir, name.clone()),
         ]
+    }
+
+    /// A directory's attributes as they are now, if it is still there.
+    pub(super) fn dir_attr(&mut self, dir: FlareRef) -> StoreResult<Option<Box<Attr>>> {
+        let row = self.live(dir)?.ok();
+        Ok(row.map(|row| Box::new(Attr::of(&row, 0))))
     }
 
     /// A directory's row after a change of its entries.

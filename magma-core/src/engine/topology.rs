@@ -89,6 +89,9 @@ impl<S: Store> Engine<S> {
                 let last = promoted.or(stored).unwrap_or_default();
                 let owned = Owned::new(slice.id, slice.start, slice.end, last);
                 self.owned.insert(slice.id, owned);
+                // What an earlier owner, or life, has left unfinished.
+                let unsettled = self.store.unsettled(slice.start, slice.end, usize::MAX)?;
+                self.maybe_unsettled.extend(unsettled);
                 if promoted.is_some() {
                     tracing::info!(target: "magma::r", slice = %slice.id, "this volcano is the owner now");
                 }
@@ -380,6 +383,7 @@ impl<S: Store> Engine<S> {
         if ended.is_empty() {
             return Ok(());
         }
+        self.end_leases(&ended);
         let mut closed: Vec<Key> = Vec::new();
         for (key, sessions) in &mut self.opens {
             sessions.retain(|session, _| !ended.contains(session));
@@ -399,6 +403,8 @@ impl<S: Store> Engine<S> {
         if let Some(owned) = self.owned.get_mut(&slice) {
             owned.handing = Some(to);
             owned.drained = false;
+            let (start, end) = (owned.start, owned.end);
+            self.leases.recall_range(start, end, self.now.moment);
         }
     }
 

@@ -13,7 +13,7 @@ use super::steps::Removing;
 use super::transactions::Kind as TxKind;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
-use crate::flare::{FlareRow, LinkRow, LinkState, Name};
+use crate::flare::{Attr, FlareRow, LinkRow, LinkState, Name};
 use crate::ids::{FlareRef, SliceId, TxId};
 use crate::key::Key;
 use crate::op::{Answer, Credentials};
@@ -82,10 +82,17 @@ impl<S: Store> Engine<S> {
                 Removing::Effects(effects) => effects,
             };
             effects.extend(self.without_link(row, parent, &name));
-            self.commit_answer(state, effects, &Answer::Done)?;
+            let dir = effects.iter().find_map(|effect| match effect {
+                Effect::PutFlare(row) if row.key == parent.key() => {
+                    Some(Box::new(Attr::of(row, 0)))
+                }
+                _ => None,
+            });
+            let answer = Answer::Unlinked { dir };
+            self.commit_answer(state, effects, &answer)?;
             self.wake_key(key);
             self.wake_key(parent.key());
-            return Step::ok(Answer::Done);
+            return Step::ok(answer);
         }
         let going = LinkRow {
             parent,
@@ -159,7 +166,12 @@ impl<S: Store> Engine<S> {
             Ok(row) => row,
             Err(_) => return Ok(()),
         };
-        let answer = result.map(|_| Answer::Done);
+        let answer = result.map(|step| Answer::Unlinked {
+            dir: match step {
+                StepAnswer::Removed(dir) => dir,
+                _ => None,
+            },
+        });
         // With other names left somebody may look at the count: the answer waits for it.
         let counted = answer.is_ok() && row.nlink > 1 && !row.is_dir();
         let mut effects = match &answer {

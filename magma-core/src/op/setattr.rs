@@ -178,10 +178,8 @@ pub fn after_write(row: &FlareRow, cred: &Credentials, end: u64, now: Timestamp)
 /// Whether a read moves the time of last read, by the rule of relatime (mount(8)): when it is
 /// not after the last change, or a day old. So a program still sees that a file was read since
 /// it was written, and reading alone writes next to nothing.
-pub fn atime_due(row: &FlareRow, now: Timestamp) -> bool {
-    row.atime <= row.mtime
-        || row.atime <= row.ctime
-        || now.secs().saturating_sub(row.atime.secs()) >= ATIME_STALE_SECS
+pub fn atime_due(atime: Timestamp, mtime: Timestamp, ctime: Timestamp, now: Timestamp) -> bool {
+    atime <= mtime || atime <= ctime || now.secs().saturating_sub(atime.secs()) >= ATIME_STALE_SECS
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::OpError;
-use crate::ids::{Epoch, FlareRef, SessionId, Slot, SlotSeq};
+use crate::ids::{Epoch, SessionId, Slot, SlotSeq};
 use crate::key::Key;
 use crate::op::{Answer, Credentials, Op};
 
@@ -43,18 +43,24 @@ pub struct Reply {
     pub topology_changed: bool,
     /// One per operation done; shorter than the list when one failed, which is the last.
     pub results: Vec<Result<Answer, OpError>>,
-    /// A lease on the flares that the answers show, when the owner gave one.
+    /// What the sender may cache, when it has asked the owner itself.
     #[serde(default)]
     pub lease: Option<Grant>,
 }
 
-/// A lease as granted with a reply: what the reply shows may be cached.
+/// What comes with the reply of an owner: how long its leases to this session stay valid, and
+/// whether what the reply shows is under a lease too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// Counts the grants of this owner to this session; a recall names the highest revoked.
     pub number: u64,
-    /// Validity in milliseconds, counted by the client from *sending* the request.
+    /// Validity of all leases of this owner in milliseconds, counted by the client from
+    /// *sending* the request.
     pub valid_ms: u32,
+    /// Grants up to this one are void: they had run out before the request came.
+    pub void: u64,
+    /// What the reply shows of flares of this owner may be cached under a lease.
+    pub shown: bool,
 }
 
 /// What an owner tells a client unasked.
@@ -62,8 +68,8 @@ pub struct Grant {
 pub enum ToClient {
     /// Give back the leases on these flares; grants up to `upto` are void.
     Recall {
-        /// The flares.
-        flares: Vec<FlareRef>,
+        /// The keys of the flares.
+        keys: Vec<Key>,
         /// The highest grant that is revoked.
         upto: u64,
     },
@@ -76,8 +82,8 @@ pub enum ToClient {
 pub enum FromClient {
     /// The leases on these flares are given back, up to that grant.
     Recalled {
-        /// The flares.
-        flares: Vec<FlareRef>,
+        /// The keys of the flares.
+        keys: Vec<Key>,
         /// The highest grant that was revoked.
         upto: u64,
     },

@@ -210,6 +210,9 @@ pub enum StepBody {
         from: (FlareRef, Name),
         /// The link that comes.
         to: (FlareRef, Name),
+        /// It is the other side of an exchange, which the request did not name: the session
+        /// that asked may hold a lease on it and not think of it.
+        unnamed: bool,
         /// Who asks.
         cred: crate::op::Credentials,
     },
@@ -235,6 +238,22 @@ pub enum StepBody {
 }
 
 impl StepBody {
+    /// Whether it is the first of its transaction to change what clients see of its key.
+    pub fn begins_change(&self) -> bool {
+        match self {
+            StepBody::Insert { .. }
+            | StepBody::Remove { .. }
+            | StepBody::PrepareEntry { .. }
+            | StepBody::PrepareMove { .. }
+            | StepBody::PrepareVictim { .. } => true,
+            StepBody::Finish(_)
+            | StepBody::Ask
+            | StepBody::LockRename
+            | StepBody::UnlockRename
+            | StepBody::GetParent(_) => false,
+        }
+    }
+
     /// Its kind.
     pub fn name(&self) -> StepName {
         match self {
@@ -257,8 +276,15 @@ impl StepBody {
 pub enum StepAnswer {
     /// Done.
     Done,
-    /// The entry is in; these attributes count (group, setgid and default ACL inherited).
-    Inserted(Box<Attr>),
+    /// The entry is in.
+    Inserted {
+        /// The child's attributes that count (group, setgid and default ACL inherited).
+        attr: Box<Attr>,
+        /// The directory's own, after the change.
+        dir: Option<Box<Attr>>,
+    },
+    /// The entry is gone; the directory's attributes after that, where it is still there.
+    Removed(Option<Box<Attr>>),
     /// A flare is held for a rename; its row's facts that the driver checks.
     Held {
         /// The flare's type.

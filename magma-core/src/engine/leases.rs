@@ -1,0 +1,401 @@
+//! Leases: what a session may cache, and how it is taken back.
+//!
+//! A lease covers everything that is known of one flare: attributes, extended attributes, the
+//! target of a link, content, the entries of a directory and the names that it does not have,
+//! and that a settled link leads to the flare. It is shared: any number of sessions hold one.
+//! Before an operation of one session changes a flare, the leases of all others on it are
+//! recalled, and the operation waits until each is given back or has run out.
+//!
+//! * **Validity** is the session's, not the lease's: each direct request extends it, here from
+//!   *receiving* the request by [`LEASE_MS`] and a grace, at the client from *sending* it by
+//!   [`LEASE_MS`] once the reply is there. So the client's always ends first. While the session
+//!   owes an answer to a recall nothing is extended, on either side. What has once run out
+//!   does not come back: the next reply tells which grants are void.
+//! * **Order**: grants to a session are numbered. A recall names the highest; a grant up to it
+//!   whose reply comes later is void.
+//! * **Unsettled** flares (a transaction holds a link or an entry of theirs) are granted to
+//!   nobody: their transaction changes them later without asking again.
+//! * **After a restart** nothing is known of what was granted. Until every session has said
+//!   hello, which says that it holds nothing from here, or any lease has run out, changes wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::event::Work;
+use super::parking::Wait;
+use super::request::{INTERNAL, RequestState};
+use super::{Action, Engine};
+use crate::ids::SessionId;
+use crate::key::Key;
+use crate::limits::{LEASE_GRACE_MS, LEASE_MS, LEASES_MAX, LEASES_PER_SESSION, RECALL_AGAIN_MS};
+use crate::op::Op;
+use crate::store::{Store, StoreResult};
+use crate::time::Moment;
+use crate::wire::flare_protocol::{FromClient, Grant, ToClient};
+
+/// The leases that an owner has granted.
+#[derive(Default)]
+pub(super) struct Leases {
+    /// Who holds a lease on a flare, each with the number of its last grant.
+    held: BTreeMap<Key, Vec<(SessionId, u64)>>,
+    count: usize,
+    sessions: BTreeMap<SessionId, Holder>,
+    /// Flares whose leases are being taken back.
+    recalled: BTreeMap<Key, Recall>,
+    /// Recalls to be told when the batch ends.
+    to_tell: BTreeMap<SessionId, Vec<Key>>,
+    /// Sessions that may hold leases from before this engine was built, and until when.
+    strangers: BTreeSet<SessionId>,
+    strangers_until: Moment,
+}
+
+/// A session that holds, or held, leases.
+#[derive(Default)]
+struct Holder {
+    valid_until: Moment,
+    /// The number of its last grant. Never begins again, whatever it gives back.
+    granted: u64,
+    count: usize,
+    /// Recalls that it has not answered.
+    owes: usize,
+    /// Grants up to this one have run out.
+    void: u64,
+}
+
+/// What a direct request did to the leases of its session.
+enum Heard {
+    /// They are valid for longer. What had run out is gone; work may go on at these flares.
+    Extended(Vec<Key>),
+    /// Not before it has answered a recall.
+    Owes,
+}
+
+/// A recall under way.
+struct Recall {
+    waits_for: BTreeSet<SessionId>,
+    told: Moment,
+}
+
+impl Leases {
+    /// Leases of an earlier life of this volcano may be out there.
+    pub(super) fn after_start(sessions: impl Iterator<Item = SessionId>, now: Moment) -> Leases {
+        Leases {
+            strangers: sessions.collect(),
+            strangers_until: now.plus_ms(LEASE_MS + LEASE_GRACE_MS),
+            ..Leases::default()
+        }
+    }
+
+    /// A direct request of a session: what it holds stays valid, unless it owes an answer.
+    fn heard(&mut self, session: SessionId, now: Moment) -> Heard {
+        let holder = self.sessions.entry(session).or_default();
+        let lapsed = holder.valid_until <= now;
+        if lapsed {
+            holder.void = holder.granted;
+        } else if holder.owes > 0 {
+            return Heard::Owes;
+        }
+        holder.valid_until = now.plus_ms(LEASE_MS + LEASE_GRACE_MS);
+        Heard::Extended(if lapsed {
+            self.forget(session)
+        } else {
+            Vec::new()
+        })
+    }
+
+    /// Whether anyone but this session holds a lease on the flare. What is held is recalled.
+    pub(super) fn conflict(&mut self, key: Key, by: SessionId, now: Moment) -> bool {
+        if !self.strangers.is_empty() {
+            if self.strangers_until <= now {
+                self.strangers.clear();
+            } else if self.strangers.iter().any(|session| *session != by) {
+                return true;
+            }
+        }
+        let Some(holders) = self.held.get(&key) else {
+            return false;
+        };
+        let others: Vec<SessionId> = holders
+            .iter()
+            .map(|(session, _)| *session)
+            .filter(|session| *session != by)
+            .collect();
+        let mut waits_for = BTreeSet::new();
+        for session in others {
+            let valid = self.sessions.get(&session).map(|holder| holder.valid_until);
+            if valid.is_some_and(|until| until > now) {
+                waits_for.insert(session);
+            } else {
+                self.release(key, session, u64::MAX);
+            }
+        }
+        if waits_for.is_empty() {
+            return false;
+        }
+        let recall = self.recalled.entry(key).or_insert(Recall {
+            waits_for: BTreeSet::new(),
+            told: now,
+        });
+        for session in waits_for {
+            if recall.waits_for.insert(session) {
+                if let Some(holder) = self.sessions.get_mut(&session) {
+                    holder.owes += 1;
+                }
+                self.to_tell.entry(session).or_default().push(key);
+            }
+        }
+        true
+    }
+
+    /// Grants leases on flares that a reply shows; none when one of them may not be had.
+    fn grant(&mut self, session: SessionId, keys: &[Key]) -> Option<u64> {
+        let most = self.count + keys.len() > LEASES_MAX;
+        let busy = |key: &Key| self.recalled.contains_key(key);
+        if keys.is_empty() || most || keys.iter().any(busy) {
+            return None;
+        }
+        let holder = self.sessions.entry(session).or_default();
+        if holder.count + keys.len() > LEASES_PER_SESSION {
+            return None;
+        }
+        holder.granted += 1;
+        let number = holder.granted;
+        for key in keys {
+            let holders = self.held.entry(*key).or_default();
+            match holders.iter_mut().find(|(held_by, _)| *held_by == session) {
+                Some((_, last)) => *last = number,
+                None => {
+                    holders.push((session, number));
+                    holder.count += 1;
+                    self.count += 1;
+                }
+            }
+        }
+        Some(number)
+    }
+
+    /// A lease is given back, or void. True when nobody is waited for at that flare any more.
+    fn release(&mut self, key: Key, session: SessionId, upto: u64) -> bool {
+        if let Some(holders) = self.held.get_mut(&key) {
+            let before = holders.len();
+            holders.retain(|(held_by, number)| *held_by != session || *number > upto);
+            let gone = before - holders.len();
+            if holders.is_empty() {
+                self.held.remove(&key);
+            }
+            self.count -= gone;
+            if let Some(holder) = self.sessions.get_mut(&session) {
+                holder.count -= gone;
+            }
+        }
+        let Some(recall) = self.recalled.get_mut(&key) else {
+            return false;
+        };
+        if recall.waits_for.remove(&session)
+            && let Some(holder) = self.sessions.get_mut(&session)
+        {
+            holder.owes -= 1;
+        }
+        if recall.waits_for.is_empty() {
+            self.recalled.remove(&key);
+            return true;
+        }
+        false
+    }
+
+    /// A session holds nothing any more. Returns the flares at which something may go on.
+    fn forget(&mut self, session: SessionId) -> Vec<Key> {
+        let Some(holder) = self.sessions.get(&session) else {
+            return Vec::new();
+        };
+        if holder.count == 0 && holder.owes == 0 {
+            return Vec::new();
+        }
+        let holds = |holders: &[(SessionId, u64)]| holders.iter().any(|(by, _)| *by == session);
+        let keys: Vec<Key> = self
+            .held
+            .iter()
+            .filter(|(_, holders)| holds(holders))
+            .map(|(key, _)| *key)
+            .collect();
+        keys.into_iter()
+            .filter(|key| self.release(*key, session, u64::MAX))
+            .collect()
+    }
+
+    /// Takes back everything in a range. True when there is nothing (left).
+    pub(super) fn recall_range(&mut self, start: Key, end: Key, now: Moment) -> bool {
+        let keys: Vec<Key> = self.held.range(start..=end).map(|(key, _)| *key).collect();
+        let mut free = true;
+        for key in keys {
+            free &= !self.conflict(key, INTERNAL, now);
+        }
+        free
+    }
+
+    /// How many leases are out.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// A session has a connection (again), and holds no lease from before.
+    pub(super) fn session_hello(&mut self, session: SessionId) {
+        let mut free = self.leases.forget(session);
+        if self.leases.strangers.remove(&session) {
+            // It may have been the last but the one that waits, whichever that is.
+            free = self.parking.keys_waiting_for_leases();
+        }
+        self.wake_leases(free);
+    }
+
+    /// A request came from the session itself. True when that keeps its leases valid.
+    pub(super) fn session_heard(&mut self, session: SessionId) -> bool {
+        match self.leases.heard(session, self.now.moment) {
+            Heard::Extended(free) => {
+                self.wake_leases(free);
+                true
+            }
+            Heard::Owes => false,
+        }
+    }
+
+    /// What a client says unasked.
+    pub(super) fn client_says(&mut self, session: SessionId, message: FromClient) {
+        match message {
+            FromClient::Recalled { keys, upto } => {
+                let free = keys
+                    .into_iter()
+                    .filter(|key| self.leases.release(*key, session, upto))
+                    .collect();
+                self.wake_leases(free);
+            }
+        }
+    }
+
+    /// Sessions that have ended hold nothing.
+    pub(super) fn end_leases(&mut self, ended: &[SessionId]) {
+        for session in ended {
+            self.session_hello(*session);
+            self.leases.sessions.remove(session);
+        }
+    }
+
+    /// Leases that have run out hold nobody up, and recalls without answer are told again.
+    pub(super) fn watch_leases(&mut self) {
+        let now = self.now.moment;
+        if !self.leases.strangers.is_empty() && self.leases.strangers_until <= now {
+            self.leases.strangers.clear();
+            let keys = self.parking.keys_waiting_for_leases();
+            self.wake_leases(keys);
+        }
+        let mut free = Vec::new();
+        let due: Vec<(Key, Vec<SessionId>)> = self
+            .leases
+            .recalled
+            .iter_mut()
+            .filter(|(_, recall)| recall.told.plus_ms(RECALL_AGAIN_MS) <= now)
+            .map(|(key, recall)| {
+                recall.told = now;
+                (*key, recall.waits_for.iter().copied().collect())
+            })
+            .collect();
+        for (key, sessions) in due {
+            for session in sessions {
+                let holder = self.leases.sessions.get(&session);
+                if holder.is_some_and(|holder| holder.valid_until > now) {
+                    self.leases.to_tell.entry(session).or_default().push(key);
+                } else {
+                    tracing::info!(target: "magma::s", %session, %key, "a lease has run out unanswered");
+                    if self.leases.release(key, session, u64::MAX) {
+                        free.push(key);
+                    }
+                }
+            }
+        }
+        self.wake_leases(free);
+    }
+
+    /// Tells the recalls of this batch.
+    pub(super) fn flush_recalls(&mut self) {
+        for (session, keys) in std::mem::take(&mut self.leases.to_tell) {
+            let upto = self
+                .leases
+                .sessions
+                .get(&session)
+                .map_or(0, |holder| holder.granted);
+            let message = ToClient::Recall { keys, upto };
+            self.act(Action::Tell { session, message });
+        }
+    }
+
+    /// The flare at which an operation must wait for a recall, if there is one.
+    pub(super) fn lease_conflict(&mut self, op: &Op, session: SessionId) -> Option<Key> {
+        let now = self.now.moment;
+        op.changes()
+            .into_iter()
+            .flatten()
+            .filter(|key| self.leases.conflict(*key, session, now))
+            .last()
+    }
+
+    /// The lease that goes with a reply, as its last act: what it shows is as it is now.
+    pub(super) fn lease_for(&mut self, state: &RequestState) -> StoreResult<Option<Grant>> {
+        let session = state.request.session;
+        if !state.heard {
+            return Ok(None);
+        }
+        let mut number = None;
+        if !state.shown.is_empty() && self.may_lease(&state.shown)? {
+            number = self.leases.grant(session, &state.shown);
+        }
+        Ok(Some(Grant {
+            number: number.unwrap_or_default(),
+            valid_ms: LEASE_MS as u32,
+            void: self.leases.sessions.get(&session).map_or(0, |h| h.void),
+            shown: number.is_some(),
+        }))
+    }
+
+    /// Whether nothing is under way about these flares, and they are here to stay.
+    fn may_lease(&mut self, keys: &[Key]) -> StoreResult<bool> {
+        for key in keys {
+            let owned = self
+                .lava
+                .slice_of(*key)
+                .and_then(|slice| self.owned.get(&slice.id));
+            if owned.is_none_or(|owned| owned.handing.is_some())
+                || self.is_decided_here(*key)
+                || self.is_unsettled(*key)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a transaction is under way about a flare of ours. Nearly always answered from
+    /// memory: whatever makes a key unsettled is noted, and only what was noted is looked up.
+    fn is_unsettled(&mut self, key: Key) -> StoreResult<bool> {
+        if !self.maybe_unsettled.contains(&key) {
+            return Ok(false);
+        }
+        let unsettled = !self.store.unsettled(key, key, 1)?.is_empty();
+        if !unsettled {
+            self.maybe_unsettled.remove(&key);
+        }
+        Ok(unsettled)
+    }
+
+    /// Whether a rename that is driven here holds an entry of this directory.
+    fn is_decided_here(&self, key: Key) -> bool {
+        !self.holds.is_empty() && self.holds.keys().any(|(dir, _)| *dir == key)
+    }
+
+    fn wake_leases(&mut self, keys: Vec<Key>) {
+        for key in keys {
+            let woken: Vec<Work> = self.parking.wake(Wait::Lease(key)).collect();
+            self.local.extend(woken);
+        }
+    }
+}
