@@ -21,8 +21,10 @@ use magma_core::time::{Moment, Now};
 
 use crate::supervision::{DropSentinel, Failure, RestartBudget, Watch};
 
-/// Housekeeping is due this often.
+/// Housekeeping is due this often while something waits in the engine.
 const TICK: Duration = Duration::from_millis(100);
+/// The same while nothing does.
+const IDLE_TICK: Duration = Duration::from_millis(500);
 
 /// The engine over the store of this volcano.
 pub type DiskEngine = Engine<SqliteStore>;
@@ -184,9 +186,10 @@ impl Runner {
             let mut events = Vec::new();
             let mut fault = false;
             let mut stop = false;
+            let pause = if engine.is_idle() { IDLE_TICK } else { TICK };
             match self
                 .inbox
-                .recv_timeout(TICK.saturating_sub(ticked.elapsed()))
+                .recv_timeout(pause.saturating_sub(ticked.elapsed()))
             {
                 Ok(input) => self.take(input, &mut events, &engine, &mut fault, &mut stop),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -197,7 +200,7 @@ impl Runner {
             {
                 self.take(input, &mut events, &engine, &mut fault, &mut stop);
             }
-            if ticked.elapsed() >= TICK {
+            if ticked.elapsed() >= pause {
                 ticked = Instant::now();
                 events.push(Event::Tick);
             }

@@ -277,6 +277,10 @@ impl Handle<FromEngine> for Flare {
                 for (_, connection) in links.into_iter().flat_map(Links::all) {
                     connection.close("the engine was built anew");
                 }
+                // Leases are forgotten too: a new hello says that the session holds none.
+                for (_, connection) in lock(&self.node.sessions).drain() {
+                    connection.close("the engine was built anew");
+                }
             }
             Output::Stopped => self.stopped.notify_one(),
         }
@@ -349,6 +353,8 @@ impl Service for FlareService {
         let role = match codec::decode::<FlareHello>(&hello) {
             Ok(FlareHello::Client { session, .. }) => {
                 lock(&self.node.sessions).insert(session, connection.clone());
+                // Before any request that comes by this connection.
+                self.node.engine.post_surely(Event::SessionHello(session));
                 Role::Client(session)
             }
             Ok(FlareHello::Volcano(identity)) => match identity.volcano {
@@ -401,7 +407,14 @@ impl Service for FlareService {
                 }
                 Err(error) => self.malformed(connection, "a message of a volcano", &error),
             },
-            Some(Role::Client(_)) | None => {}
+            Some(Role::Client(session)) => match codec::decode(&frame.header) {
+                Ok(message) => {
+                    let event = Event::FromClient { session, message };
+                    self.node.engine.post_surely(event);
+                }
+                Err(error) => self.malformed(connection, "a message of a client", &error),
+            },
+            None => {}
         }
     }
 

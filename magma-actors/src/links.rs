@@ -17,8 +17,6 @@ use crate::transport::{Connection, Endpoint, Protocol, SharedService};
 
 /// Waits between two attempts to reach a member: from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How often a connection is looked at.
-const WATCH: Duration = Duration::from_millis(50);
 
 /// Keeps one connection of a protocol to every other member.
 pub struct Dialler {
@@ -95,9 +93,7 @@ impl Dialler {
                     wait = BACKOFF.0;
                     self.links().up(id, connection.clone());
                     self.tell(id, true);
-                    while connection.is_open() {
-                        tokio::time::sleep(WATCH).await;
-                    }
+                    connection.ended().await;
                     self.links().down(id, &connection);
                     self.tell(id, false);
                 }

@@ -196,7 +196,7 @@ pub async fn unlink(
         name,
     };
     match one(backend, flare.key(), op).await?.0 {
-        Answer::Done => Ok(()),
+        Answer::Done | Answer::Unlinked { .. } => Ok(()),
         _ => Err(AskError::Misfit),
     }
 }

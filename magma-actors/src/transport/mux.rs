@@ -143,6 +143,12 @@ impl Connection {
         !self.inner.closed.load(Ordering::Acquire)
     }
 
+    /// Waits for the end of the connection.
+    pub async fn ended(&self) {
+        // The reason is told to the service.
+        let _ = self.inner.quic.closed().await;
+    }
+
     /// Asks and waits for the answer, from any runtime or thread. Dropping the future forgets
     /// the question; the peer may have carried it out.
     pub async fn call(&self, frame: Frame, limit: Duration) -> Result<Frame, TransportError> {
@@ -161,7 +167,7 @@ impl Connection {
         let _forget = Forget(&self.inner.calls, id);
         receiver
             .await
-            .unwrap_or_else(|_| Err(self.ended("the endpoint is gone")))
+            .unwrap_or_else(|_| Err(self.end_error("the endpoint is gone")))
     }
 
     /// Asks and calls `done` once with the answer: on the endpoint's thread, or at once on this
@@ -246,7 +252,7 @@ impl Connection {
             .add(waiter, limit)
             .map_err(|rejected| match rejected {
                 calls::Rejected::Full(waiter) => (self.full(), Some(waiter)),
-                calls::Rejected::Closed(waiter, reason) => (self.ended(&reason), Some(waiter)),
+                calls::Rejected::Closed(waiter, reason) => (self.end_error(&reason), Some(waiter)),
             })?;
         let prefix = Prefix::new(Kind::Call, id, &frame);
         match bulk {
@@ -284,7 +290,7 @@ impl Connection {
     fn rejected(&self, rejected: Rejected) -> TransportError {
         match rejected {
             Rejected::Full => self.full(),
-            Rejected::Closed => self.ended("it is closed"),
+            Rejected::Closed => self.end_error("it is closed"),
         }
     }
 
@@ -294,7 +300,7 @@ impl Connection {
         }
     }
 
-    fn ended(&self, otherwise: &str) -> TransportError {
+    fn end_error(&self, otherwise: &str) -> TransportError {
         let reason = self.inner.closed_because().clone();
         let reason = reason.unwrap_or_else(|| otherwise.to_owned());
         TransportError::Closed {

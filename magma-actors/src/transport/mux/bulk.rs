@@ -51,7 +51,7 @@ async fn exchange(
     frame: Frame,
     reserved: Reserved,
 ) -> Result<Frame, TransportError> {
-    let gone = || connection.ended("the connection is lost");
+    let gone = || connection.end_error("the connection is lost");
     let (send, mut recv) = connection.inner.quic.open_bi().await.map_err(|_| gone())?;
     match Sending(Some(send)).frame(prefix, frame).await {
         Ok(()) => {}
