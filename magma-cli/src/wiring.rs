@@ -56,9 +56,14 @@ pub fn connect_and_build(request: &MountRequest) -> Result<Built<MagmaFs>, Conne
     };
     let root = client.block_on(walk)?.node;
     let filesystem = MagmaFs::new(client, FsOptions::new(root));
+    let volume = filesystem.volume();
     Ok(Built {
         filesystem,
-        attached: Box::new(|_, _| ()),
+        attached: Box::new(move |notifier, device| {
+            if let Err(error) = volume.attached(notifier, device) {
+                tracing::warn!("nothing is cached in the kernel: {error}");
+            }
+        }),
     })
 }
 

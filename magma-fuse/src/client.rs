@@ -12,12 +12,15 @@
 //! | [`path`] | nodes, and the birth paths from which keys are made |
 //! | `request` | one request from its slot to its answer |
 //! | `session`, `retry`, `routing`, `peers`, `node_port`, `service` | beneath that |
-//! | [`lease`], `hints` | what may be remembered, and what it is good for |
+//! | `cache`, `upkeep`, [`lease`] | what is remembered under leases, kept valid, and taken back |
+//! | `prefetch` | directories listed, and attributes fetched, before they are asked for |
+//! | `hints` | names that were looked up a moment ago |
 //!
 //! A client has a thread of its own with a current-thread runtime, on which its endpoints
 //! live. Operations are futures that run on any tokio runtime, best on that one
 //! ([`Client::spawn`]); a caller without a runtime uses [`Client::block_on`].
 
+mod cache;
 pub mod content;
 mod hints;
 pub mod lease;
@@ -27,6 +30,7 @@ mod node_port;
 pub mod objects;
 pub mod path;
 mod peers;
+mod prefetch;
 mod request;
 mod retry;
 mod routing;
@@ -34,6 +38,7 @@ mod service;
 mod session;
 pub mod space;
 pub mod tree;
+mod upkeep;
 pub mod volcanos;
 
 use bytes::Bytes;
@@ -57,8 +62,10 @@ use magma_core::wire::PROTOCOL_VERSION;
 use magma_core::wire::codec::{self, CodecError};
 use magma_core::wire::flare_protocol::{FlareHello, FlareWelcome};
 
+use cache::Cache;
+pub use cache::Forgotten;
 use hints::NameHints;
-pub use lease::{HeldGrant, NothingCached, Recall, RecallSink};
+pub use lease::{CacheSink, Done, NobodyElse};
 use node_port::NodePort;
 pub use path::Node;
 use peers::Peers;
@@ -173,7 +180,10 @@ pub(crate) struct Shared {
     clock: Mutex<HybridClock>,
     bytes: Arc<Semaphore>,
     hints: NameHints,
-    recalls: Mutex<Arc<dyn RecallSink>>,
+    cache: Arc<Cache>,
+    sink: Mutex<Arc<dyn CacheSink>>,
+    /// When a program last asked for something.
+    used: Mutex<Instant>,
     /// When the lava was last asked for. Held while asking, so that one asks for all.
     refreshed: tokio::sync::Mutex<Option<Instant>>,
     /// A background refresh is under way.
@@ -248,9 +258,9 @@ impl Client {
         self.shared.patience
     }
 
-    /// Who drops caches when leases are recalled; until this is called, nothing is cached.
-    pub fn set_recall_sink(&self, sink: Arc<dyn RecallSink>) {
-        *locked(&self.shared.recalls) = sink;
+    /// Who else must forget what leases covered, before they are given back.
+    pub fn set_cache_sink(&self, sink: Arc<dyn CacheSink>) {
+        *locked(&self.shared.sink) = sink;
     }
 
     /// Ends the session and closes the connections, within seconds.
@@ -297,7 +307,9 @@ impl Shared {
             clock: Mutex::new(HybridClock::default()),
             bytes: Arc::new(Semaphore::new(CLIENT_BYTES_IN_FLIGHT)),
             hints: NameHints::default(),
-            recalls: Mutex::new(Arc::new(NothingCached)),
+            cache: Arc::default(),
+            sink: Mutex::new(Arc::new(NobodyElse)),
+            used: Mutex::new(Instant::now()),
             refreshed: tokio::sync::Mutex::new(None),
             refreshing: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -305,6 +317,7 @@ impl Shared {
         });
         // Set once, right here: `link` was made above and nobody else sets it.
         let _ = link.set(Arc::downgrade(&shared));
+        shared.runtime.spawn(upkeep::run(Arc::downgrade(&shared)));
         Ok(shared)
     }
 
@@ -316,8 +329,22 @@ impl Shared {
         self.closing.load(Ordering::Acquire)
     }
 
-    fn recall_sink(&self) -> Arc<dyn RecallSink> {
-        locked(&self.recalls).clone()
+    fn cache_sink(&self) -> Arc<dyn CacheSink> {
+        locked(&self.sink).clone()
+    }
+
+    /// Has everybody else forget these, and waits for that.
+    async fn forget(&self, what: Vec<Forgotten>) {
+        if what.is_empty() {
+            return;
+        }
+        let (done, forgotten) = oneshot::channel();
+        let done = Box::new(move || {
+            let _ = done.send(());
+        });
+        self.cache_sink().forget(what, done);
+        // A sink that is gone shows nothing any more.
+        let _ = forgotten.await;
     }
 
     fn clock_tick(&self) -> u64 {
@@ -342,6 +369,7 @@ impl Shared {
             OpError::Unreachable
         })?;
         *locked(&self.session) = Session::new(id);
+        self.forget(self.cache.clear()).await;
         // Flare connections belong to the session that they were opened with.
         self.flare.hang_up("the session has ended");
         self.take_lava(lava);
@@ -359,6 +387,11 @@ impl Shared {
         };
         let refused = |reason: String| TransportError::Refused { addr, reason };
         let hello = codec::encode(&hello).map_err(|error| refused(error.to_string()))?;
+        // The hello says that we hold no lease of that volcano: so it must be.
+        let volcano = self.routing.volcano_at(addr);
+        if let Some(volcano) = volcano {
+            self.forget(self.cache.connecting(volcano)).await;
+        }
         let service = self.flare_service.clone();
         let dialled = self.flare.get(addr, hello.into(), service).await?;
         if let Some(welcome) = dialled.welcome

@@ -105,6 +105,18 @@ fn entry(reply: ReplyEntry, result: OpResult<Entry>) {
     }
 }
 
+/// The answer to a lookup. That a name is not there may be kept like one that is.
+fn found(reply: ReplyEntry, volume: &Volume, place: (INodeNo, &Name), result: OpResult<Entry>) {
+    if let Err(OpError::NotFound) = result {
+        let ttl = volume.absent_left(place.0, place.1);
+        if !ttl.is_zero() {
+            let nothing = bare_attr(0, FileType::RegularFile);
+            return reply.entry(&ttl, &nothing, Generation(0));
+        }
+    }
+    entry(reply, result);
+}
+
 fn attributes(reply: ReplyAttr, result: OpResult<(Duration, FileAttr)>) {
     match result {
         Ok((ttl, attr)) => reply.attr(&ttl, &attr),
@@ -233,8 +245,14 @@ impl Filesystem for MagmaFs {
             Ok(name) => name,
             Err(error) => return reply.error(errno(&error)),
         };
+        if let Some(known) = self.volume.lookup_known(parent, &name) {
+            return found(reply, &self.volume, (parent, &name), known);
+        }
         let (volume, cred) = (self.volume.clone(), self.cred(req));
-        self.spawn(async move { entry(reply, volume.lookup(parent, &name, &cred).await) });
+        self.spawn(async move {
+            let result = volume.lookup(parent, &name, &cred).await;
+            found(reply, &volume, (parent, &name), result);
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -242,6 +260,9 @@ impl Filesystem for MagmaFs {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        if let Some(known) = self.volume.getattr_known(ino, fh) {
+            return attributes(reply, Ok(known));
+        }
         let (volume, cred) = (self.volume.clone(), self.cred(req));
         self.spawn(async move { attributes(reply, volume.getattr(ino, fh, &cred).await) });
     }

@@ -6,6 +6,7 @@
 //! | [`filesystem`] | unpacks kernel calls and packs the answers; no logic |
 //! | [`volume`] | what a mount shows: the client in terms of inodes and handles |
 //! | [`inodes`] | what the kernel refers to by inode number |
+//! | [`kernel_cache`] | what the kernel remembers, and how it is made to forget |
 //! | [`handles`] | open files and directories |
 //! | [`listing`] | readdir: cookies, batches, attributes |
 //! | [`credentials`] | who asks: groups of the calling process |
@@ -22,6 +23,7 @@ pub mod filesystem;
 pub mod handles;
 pub mod helper;
 pub mod inodes;
+pub mod kernel_cache;
 pub mod listing;
 pub mod mount;
 pub mod volume;

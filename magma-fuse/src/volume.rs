@@ -1,9 +1,12 @@
 //! What a mount shows: the client's operations in terms of the kernel's inodes and handles.
 
 use bytes::Bytes;
-use fuser::{FileAttr, FileHandle, FopenFlags, Generation, INodeNo};
+use fuser::{FileAttr, FileHandle, FopenFlags, Generation, INodeNo, Notifier};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use magma_core::error::{OpError, OpResult};
 use magma_core::flare::{Kind, Name};
@@ -11,13 +14,13 @@ use magma_core::ids::FlareRef;
 use magma_core::key;
 use magma_core::op::{Credentials, RenameMode, SetAttr};
 
-use crate::client::lease::timeouts_for;
 use crate::client::names::{CreateOpen, Found};
 use crate::client::{Client, Node};
 use crate::convert::{OpenHow, file_attr, generation};
 use crate::dht::{self, DhtItem};
 use crate::handles::{Handle, HandleTable, OpenDirectory, OpenFile};
 use crate::inodes::{Inode, InodeTable};
+use crate::kernel_cache::KernelCache;
 use crate::listing::{self, DirItem, DirPart};
 
 /// How regular files are opened. Without a lease the page cache may show another mount's
@@ -43,8 +46,10 @@ pub type Attributes = (Duration, FileAttr);
 /// The state of one mount.
 pub struct Volume {
     pub(crate) client: Client,
-    inodes: InodeTable,
+    inodes: Arc<InodeTable>,
     handles: HandleTable,
+    /// The kernel can be made to forget names, so it may be told some to keep.
+    names: AtomicBool,
 }
 
 impl Volume {
@@ -52,9 +57,19 @@ impl Volume {
     pub fn new(client: Client, root: Arc<Node>) -> Volume {
         Volume {
             client,
-            inodes: InodeTable::new(root),
+            inodes: Arc::new(InodeTable::new(root)),
             handles: HandleTable::default(),
+            names: AtomicBool::new(false),
         }
+    }
+
+    /// Has the kernel forget what leases covered before they are given back. Nothing is cached
+    /// in the kernel without it.
+    pub fn attached(&self, notifier: Notifier, device: OwnedFd) -> io::Result<()> {
+        let inodes = self.inodes.clone();
+        let kernel = KernelCache::start(notifier, device, inodes, &self.names)?;
+        self.client.set_cache_sink(Arc::new(kernel));
+        Ok(())
     }
 
     /// What the kernel refers to.
@@ -94,16 +109,57 @@ impl Volume {
             return Err(OpError::Io);
         }
         self.inodes.seen(parent, name, attr.flare, attr.kind);
+        let ttl = match self.names.load(Ordering::Relaxed) {
+            true => self.client.name_left(parent.flare(), name, attr.flare),
+            false => Duration::ZERO,
+        };
         Ok(Entry {
-            ttl: timeouts_for(found.grant.as_ref(), Instant::now()),
+            ttl,
             attr: file_attr(attr),
             generation: generation(attr),
         })
     }
 
-    fn attributes(found: &Found) -> Attributes {
-        let ttl = timeouts_for(found.grant.as_ref(), Instant::now());
+    fn attributes(&self, found: &Found) -> Attributes {
+        let ttl = self.client.attr_left(found.attr.flare);
         (ttl, file_attr(&found.attr))
+    }
+
+    /// How long the kernel may keep that there is no such name.
+    pub fn absent_left(&self, parent: INodeNo, name: &Name) -> Duration {
+        match self.inode(parent) {
+            Ok(Inode::Flare(dir)) if self.names.load(Ordering::Relaxed) => {
+                self.client.absent_left(dir.flare(), name)
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// A name, if nobody need be asked.
+    pub fn lookup_known(&self, parent: INodeNo, name: &Name) -> Option<OpResult<Entry>> {
+        let Ok(Inode::Flare(dir)) = self.inode(parent) else {
+            return None;
+        };
+        if is_dht(&dir, name) {
+            return None;
+        }
+        match self.client.lookup_known(&dir, name)? {
+            Ok(found) => Some(self.entry(&dir, name, found)),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Attributes, if nobody need be asked.
+    pub fn getattr_known(&self, ino: INodeNo, fh: Option<FileHandle>) -> Option<Attributes> {
+        let flare = match self.handles.file(fh) {
+            Some(flare) => flare,
+            None => match self.inode(ino).ok()? {
+                Inode::Flare(node) => node.flare(),
+                Inode::Dht(_) => return None,
+            },
+        };
+        let attr = self.client.attr_known(flare)?;
+        Some(self.attributes(&Found { attr }))
     }
 
     /// A name.
@@ -151,7 +207,7 @@ impl Volume {
             return Ok((Duration::ZERO, attr));
         }
         let found = self.client.getattr(self.flare(ino, fh)?, cred).await?;
-        Ok(Self::attributes(&found))
+        Ok(self.attributes(&found))
     }
 
     /// Changes attributes.
@@ -167,7 +223,7 @@ impl Volume {
         let by_handle = set.size.is_some() && self.is_writable(fh);
         let set = SetAttr { by_handle, ..set };
         let found = self.client.setattr(flare, set, cred).await?;
-        Ok(Self::attributes(&found))
+        Ok(self.attributes(&found))
     }
 
     fn is_writable(&self, fh: Option<FileHandle>) -> bool {

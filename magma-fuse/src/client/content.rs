@@ -70,6 +70,7 @@ impl Client {
             len: asked as u32,
         };
         let told = self.shared.ask(Ask::new(flare.key(), cred, op)).await?;
+        self.shared.cache.was_read(flare);
         Piece::from_told(told, asked)
     }
 
@@ -160,7 +161,6 @@ mod tests {
                 version: Stamp::default(),
             },
             payload: Bytes::from_static(payload),
-            grant: None,
         }
     }
 

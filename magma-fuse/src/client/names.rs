@@ -5,6 +5,7 @@
 //! it is certain that the entry says the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use magma_core::error::{OpError, OpResult};
 use magma_core::flare::{Attr, Kind, Name};
@@ -13,28 +14,24 @@ use magma_core::key::{self, Key};
 use magma_core::limits::{BIRTH_TRIES, STALE_TRIES, SYMLINK_MAX};
 use magma_core::op::{Answer, Credentials, NewFlare, Op, RenameMode};
 
+use super::cache::NameKnown;
 use super::path::Node;
 use super::request::{Ask, Told, unexpected};
 use super::retry::Backoff;
-use super::{Client, HeldGrant, Shared};
+use super::{Client, Shared};
 
 /// Attributes as a volcano has just told them.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The attributes, with key and incarnation.
     pub attr: Attr,
-    /// The lease that came with them.
-    pub grant: Option<HeldGrant>,
 }
 
 impl Found {
     /// From the answer to a request for attributes.
     pub(crate) fn from_told(told: Told) -> OpResult<Found> {
         match told.answer {
-            Answer::Attr(attr) => Ok(Found {
-                attr: *attr,
-                grant: told.grant,
-            }),
+            Answer::Attr(attr) | Answer::Linked { attr, .. } => Ok(Found { attr: *attr }),
             other => Err(unexpected(&other)),
         }
     }
@@ -242,7 +239,36 @@ pub struct CreateOpen {
     pub open: super::objects::OpenFor,
 }
 
+impl Client {
+    /// What a name stands for, if nobody need be asked.
+    pub fn lookup_known(&self, parent: &Arc<Node>, name: &Name) -> Option<OpResult<Found>> {
+        self.shared.lookup_known(parent, name)
+    }
+
+    /// How long a name may be shown without asking.
+    pub fn name_left(&self, dir: FlareRef, name: &Name, child: FlareRef) -> Duration {
+        self.shared.cache.name_left(dir, name, child)
+    }
+
+    /// How long it may be shown that a name is not there.
+    pub fn absent_left(&self, dir: FlareRef, name: &Name) -> Duration {
+        match self.shared.cache.name(dir, name) {
+            NameKnown::Absent(left) => left,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
 impl Shared {
+    fn lookup_known(&self, parent: &Arc<Node>, name: &Name) -> Option<OpResult<Found>> {
+        self.touch();
+        match self.cache.name(parent.flare(), name) {
+            NameKnown::Here(attr, _) => Some(Ok(Found { attr: *attr })),
+            NameKnown::Absent(_) => Some(Err(OpError::NotFound)),
+            NameKnown::Child(_) | NameKnown::Unknown => None,
+        }
+    }
+
     async fn lookup(
         self: &Arc<Self>,
         parent: &Arc<Node>,
@@ -252,6 +278,17 @@ impl Shared {
         if parent.kind() != Kind::Directory {
             return Err(OpError::NotDirectory);
         }
+        if let Some(known) = self.lookup_known(parent, name) {
+            return known;
+        }
+        if let NameKnown::Child(child) = self.cache.name(parent.flare(), name) {
+            match self.attr_of_child(parent.flare(), child, cred).await {
+                // Ask for it in the plain way.
+                Err(OpError::Stale | OpError::TryAgain) => {}
+                attr => return Ok(Found { attr: attr? }),
+            }
+        }
+        self.missed_name(parent.flare(), cred);
         let mut backoff = Backoff::new();
         for _ in 0..STALE_TRIES {
             match self.lookup_once(parent, name, cred).await? {
@@ -318,8 +355,7 @@ impl Shared {
             other => return Err(unexpected(&other)),
         };
         if let Some(attr) = attr {
-            let (attr, grant) = (*attr, told.grant);
-            return Ok(Some(Found { attr, grant }));
+            return Ok(Some(Found { attr: *attr }));
         }
         let told = self
             .ask(Ask::new(child.key(), cred, Op::GetAttr(child)))
@@ -416,7 +452,7 @@ impl Shared {
             };
             match self.ask(ask(there)).await {
                 Ok(told) => match told.answer {
-                    Answer::Done | Answer::Attr(_) => return Ok(there),
+                    Answer::Done | Answer::Attr(_) | Answer::Unlinked { .. } => return Ok(there),
                     other => return Err(unexpected(&other)),
                 },
                 Err(OpError::Stale) => {}

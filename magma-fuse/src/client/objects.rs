@@ -1,8 +1,10 @@
 //! Operations on one flare: attributes, opening, links' targets, extended attributes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use magma_core::error::{OpError, OpResult};
+use magma_core::flare::Attr;
 use magma_core::ids::FlareRef;
 use magma_core::key::{self, Key};
 use magma_core::limits::{XATTR_NAME_MAX, XATTR_VALUE_MAX};
@@ -35,8 +37,23 @@ impl Client {
 
     /// Attributes.
     pub async fn getattr(&self, flare: FlareRef, cred: &Credentials) -> OpResult<Found> {
+        if let Some(attr) = self.attr_known(flare) {
+            return Ok(Found { attr });
+        }
         let told = self.ask_flare(flare.key(), cred, Op::GetAttr(flare));
         Found::from_told(told.await?)
+    }
+
+    /// Attributes, if nobody need be asked.
+    pub fn attr_known(&self, flare: FlareRef) -> Option<Attr> {
+        self.shared.touch();
+        self.shared.cache.attr(flare).map(|(attr, _)| attr)
+    }
+
+    /// How long attributes may be shown without asking.
+    pub fn attr_left(&self, flare: FlareRef) -> Duration {
+        let known = self.shared.cache.attr(flare);
+        known.map_or(Duration::ZERO, |(_, left)| left)
     }
 
     /// Changes attributes, all or none.
@@ -79,6 +96,9 @@ impl Client {
 
     /// The target of a symbolic link.
     pub async fn readlink(&self, flare: FlareRef, cred: &Credentials) -> OpResult<Vec<u8>> {
+        if let Some(target) = self.shared.cache.target(flare) {
+            return Ok(target);
+        }
         let told = self.ask_flare(flare.key(), cred, Op::ReadLink(flare));
         match told.await?.answer {
             Answer::Target(target) => Ok(target),
@@ -150,7 +170,7 @@ impl Client {
 
 fn done(told: Told) -> OpResult<()> {
     match told.answer {
-        Answer::Done | Answer::Attr(_) => Ok(()),
+        Answer::Done | Answer::Attr(_) | Answer::Unlinked { .. } => Ok(()),
         other => Err(unexpected(&other)),
     }
 }

@@ -12,14 +12,15 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use magma_actors::transport::{Connection, Frame, TransportError};
 use magma_core::error::{OpError, OpResult};
+use magma_core::ids::VolcanoId;
 use magma_core::key::Key;
 use magma_core::limits::{CLIENT_ATTEMPT_MS, SETTLE_PAUSE_MS};
 use magma_core::op::{Answer, Credentials, Op};
 use magma_core::wire::codec::{self, CodecError};
-use magma_core::wire::flare_protocol::{Reply, Request};
+use magma_core::wire::flare_protocol::{Grant, Reply, Request};
 
 use super::Shared;
-use super::lease::HeldGrant;
+use super::cache::{Changing, Lesson, Source, Ticket};
 use super::retry::{Backoff, Patience};
 use super::routing;
 use super::session::SlotLease;
@@ -51,7 +52,6 @@ pub(crate) struct Told {
     pub(crate) answer: Answer,
     /// Bytes read.
     pub(crate) payload: Bytes,
-    pub(crate) grant: Option<HeldGrant>,
 }
 
 /// Why one attempt has no reply.
@@ -100,6 +100,10 @@ struct Outstanding {
     /// The share of the bytes in flight, held as long as the payload is.
     _bytes: Option<OwnedSemaphorePermit>,
     counts: bool,
+    /// When it was first sent, for what may be remembered of its answer.
+    ticket: Ticket,
+    /// What it changes, which is not remembered until the outcome is known.
+    changing: Option<Changing>,
     /// It has been sent, and what became of it is not known.
     unknown: bool,
 }
@@ -134,7 +138,7 @@ async fn settle(client: Weak<Shared>, mut left: Outstanding) {
         }
         let limit = Duration::from_millis(CLIENT_ATTEMPT_MS);
         match client.attempt(&mut left, limit).await {
-            Ok((reply, _, _)) => match reply.results.first().map(verdict) {
+            Ok((reply, ..)) => match reply.results.first().map(verdict) {
                 Some(Verdict::Again { .. }) => {}
                 Some(Verdict::Final | Verdict::SessionEnded) | None => return,
             },
@@ -159,6 +163,8 @@ impl Shared {
     ) -> OpResult<Told> {
         let patience = Patience::of(patience);
         let counts = counts(&ask.op);
+        let changing = self.cache.changing(ask.op.changes().into_iter().flatten());
+        let ticket = self.cache.ticket();
         let bytes = self.take_bytes(ask.payload.len(), &patience).await?;
         let lease = self.take_slot(&patience).await?;
         let request = Request {
@@ -180,6 +186,8 @@ impl Shared {
                 payload: ask.payload,
                 _bytes: bytes,
                 counts,
+                ticket,
+                changing,
                 unknown: false,
             }),
         };
@@ -201,7 +209,7 @@ impl Shared {
             let limit = patience.at_most(Duration::from_millis(CLIENT_ATTEMPT_MS));
             let mut refresh = true;
             match self.attempt(out, limit).await {
-                Ok((mut reply, payload, sent_at)) => {
+                Ok((mut reply, payload, source)) => {
                     let Some(result) = reply.results.pop() else {
                         tracing::warn!(op = ?out.request.ops, "a reply without result");
                         return Err(OpError::Io);
@@ -209,11 +217,8 @@ impl Shared {
                     match verdict(&result) {
                         Verdict::Final => {
                             out.unknown = false;
-                            return result.map(|answer| Told {
-                                answer,
-                                payload,
-                                grant: reply.lease.map(|grant| HeldGrant { grant, sent_at }),
-                            });
+                            self.remember(out, &result, source.zip(reply.lease));
+                            return result.map(|answer| Told { answer, payload });
                         }
                         Verdict::Again { refresh: stale } => {
                             // Through a proxy "try again" may only mean that the owner's
@@ -270,8 +275,15 @@ impl Shared {
         self: &Arc<Self>,
         out: &mut Outstanding,
         limit: Duration,
-    ) -> Result<(Reply, Bytes, Instant), Miss> {
-        let (connection, to_owner) = self.connection_for(out.request.key).await?;
+    ) -> Result<(Reply, Bytes, Option<Source>), Miss> {
+        let (connection, owner) = self.connection_for(out.request.key).await?;
+        let source = owner.map(|volcano| Source {
+            volcano,
+            connection: connection.id(),
+        });
+        if let Some(source) = source {
+            self.cache.connected(source);
+        }
         out.request.epoch = self.routing.epoch();
         out.request.clock = self.clock_tick();
         let frame = Frame {
@@ -285,32 +297,62 @@ impl Shared {
         self.clock_receive(reply.clock);
         // A request sent past the owner on purpose is proxied without anything having
         // changed.
-        if reply.epoch > out.request.epoch || (reply.topology_changed && to_owner) {
+        if reply.epoch > out.request.epoch || (reply.topology_changed && source.is_some()) {
             self.lava_is_at(reply.epoch);
         }
-        Ok((reply, frame.payload, sent_at))
+        if let (Some(source), Some(grant)) = (source, &reply.lease) {
+            self.cache.heard(source, sent_at, grant);
+        }
+        Ok((reply, frame.payload, source))
     }
 
     /// A connection to the owner of a key, or, when that cannot be reached, to any other
-    /// volcano, which passes the request on. Tells whether it is the owner's.
-    async fn connection_for(self: &Arc<Self>, key: Key) -> Result<(Connection, bool), Miss> {
+    /// volcano, which passes the request on. Names the owner if the connection is to it.
+    async fn connection_for(
+        self: &Arc<Self>,
+        key: Key,
+    ) -> Result<(Connection, Option<VolcanoId>), Miss> {
         let lava = self.routing.lava();
         let owner = routing::owner(&lava, key).ok_or(Miss::NoOwner)?;
         let refused = match self.flare_connection(owner.addr).await {
-            Ok(connection) => return Ok((connection, true)),
+            Ok(connection) => return Ok((connection, Some(owner.volcano))),
             Err(error) => error,
         };
         let others = routing::others(&lava, Some(owner.volcano));
         let open = |addr: &SocketAddr| self.flare.open(*addr);
         if let Some(connection) = others.iter().find_map(open) {
-            return Ok((connection, false));
+            return Ok((connection, None));
         }
         for addr in others {
             if let Ok(connection) = self.flare_connection(addr).await {
-                return Ok((connection, false));
+                return Ok((connection, None));
             }
         }
         Err(Miss::Transport(refused))
+    }
+
+    /// Remembers what an answer shows, and what its request did.
+    fn remember(
+        &self,
+        out: &mut Outstanding,
+        result: &OpResult<Answer>,
+        granted: Option<(Source, Grant)>,
+    ) {
+        let (source, grant) = granted.unzip();
+        let Some(op) = out.request.ops.first() else {
+            return;
+        };
+        let lesson = Lesson {
+            source: source.unwrap_or_default(),
+            ticket: out.ticket,
+            grant,
+            op,
+            result,
+        };
+        match out.changing.take() {
+            Some(changing) => self.cache.changed(changing, &lesson),
+            None => self.cache.learn(&lesson),
+        }
     }
 
     async fn take_slot(&self, patience: &Patience) -> OpResult<SlotLease> {

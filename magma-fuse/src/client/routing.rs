@@ -43,6 +43,14 @@ impl Routing {
         self.lava().epoch
     }
 
+    /// The volcano whose flare port that is.
+    pub(crate) fn volcano_at(&self, addr: SocketAddr) -> Option<VolcanoId> {
+        let lava = self.lava();
+        let mut volcanos = lava.volcanos.iter();
+        let found = volcanos.find(|volcano| volcano.info.flare_addr() == addr);
+        found.map(|volcano| volcano.id)
+    }
+
     /// Takes a lava if it is newer: of this network, of a later generation or epoch, and
     /// whole. Whether it was taken.
     pub(crate) fn offer(&self, lava: Lava) -> bool {

@@ -9,8 +9,7 @@ use magma_core::wire::codec;
 use magma_core::wire::flare_protocol::ToClient;
 use magma_core::wire::node_protocol::NodePush;
 
-use super::Shared;
-use super::lease::Recall;
+use super::{Shared, lease};
 
 /// The client behind a service: empty until the session is open.
 pub(crate) type ClientLink = Arc<OnceLock<Weak<Shared>>>;
@@ -40,10 +39,13 @@ impl Service for FlareService {
             return;
         };
         match codec::decode(&frame.header) {
-            Ok(ToClient::Recall { flares, upto }) => {
-                client
-                    .recall_sink()
-                    .recall(Recall::new(flares, upto, connection.clone()));
+            Ok(ToClient::Recall { keys, upto }) => {
+                let forgotten = client.cache.recalled(connection.id(), &keys, upto);
+                let connection = connection.clone();
+                let done = move || lease::give_back(&connection, keys, upto);
+                // Of another connection: nothing is shown under it any more.
+                let forgotten = forgotten.unwrap_or_default();
+                client.cache_sink().forget(forgotten, Box::new(done));
             }
             Ok(ToClient::LavaChanged(epoch)) => client.lava_is_at(epoch),
             Err(error) => {

@@ -1,0 +1,69 @@
+//! What a client does unasked about its leases: keeps those valid that are in use, and gives
+//! back what it has no room for.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use magma_core::limits::{CLIENT_CACHE_IDLE_MS, LEASE_MS};
+use magma_core::op::{Credentials, Op};
+
+use super::request::Ask;
+use super::{Shared, lease, locked};
+
+/// How often it is looked at.
+const ROUND: Duration = Duration::from_millis(LEASE_MS / 5);
+
+/// Runs until the client is gone.
+pub(crate) async fn run(client: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(ROUND).await;
+        let Some(client) = client.upgrade() else {
+            return;
+        };
+        if client.is_closing() {
+            return;
+        }
+        client.give_back_evicted();
+        let idle = locked(&client.used).elapsed();
+        if idle < Duration::from_millis(CLIENT_CACHE_IDLE_MS) {
+            client.renew_leases();
+        }
+    }
+}
+
+impl Shared {
+    /// A program has asked for something: what is remembered stays worth its renewal.
+    pub(crate) fn touch(&self) {
+        *locked(&self.used) = Instant::now();
+    }
+
+    /// Asks the owners whose leases run out soon for nothing, which extends them.
+    fn renew_leases(self: &Arc<Self>) {
+        let lava = self.routing.lava();
+        for volcano in self.cache.due(ROUND * 3) {
+            let Some(slice) = lava.owned_by(volcano).next() else {
+                continue;
+            };
+            let ask = Ask::new(slice.start, &Credentials::root(), Op::Renew);
+            let client = self.clone();
+            self.runtime.spawn(async move {
+                // An owner that does not answer lets its leases run out.
+                let _ = client.ask_within(ask, ROUND).await;
+            });
+        }
+    }
+
+    fn give_back_evicted(self: &Arc<Self>) {
+        let lava = self.routing.lava();
+        for (volcano, forgotten, keys, upto) in self.cache.take_evicted() {
+            let addr = lava.volcano(volcano).map(|v| v.info.flare_addr());
+            let connection = addr.and_then(|addr| self.flare.open(addr));
+            let done = move || {
+                if let Some(connection) = connection {
+                    lease::give_back(&connection, keys, upto);
+                }
+            };
+            self.cache_sink().forget(forgotten, Box::new(done));
+        }
+    }
+}
