@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use integration::Cluster;
 use integration::mounted::{Mount, can_mount};
@@ -84,6 +84,35 @@ fn every_kind_of_change_shows_on_the_other_mount_at_once() {
         fs::remove_dir(there.join("d/new")).unwrap();
         assert!(!is_there(&here.join("d/new")));
         assert_eq!(fs::metadata(here.join("d")).unwrap().nlink(), 3);
+    }
+}
+
+/// The kernel compares time and size to see whether its pages are still good.
+#[test]
+fn a_change_that_time_and_size_do_not_show_is_seen() {
+    let Some((_cluster, one, two)) = two_mounts() else {
+        return;
+    };
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    for (round, text) in ["first", "other", "third"].into_iter().enumerate() {
+        let (here, there) = if round % 2 == 0 {
+            (&one, &two)
+        } else {
+            (&two, &one)
+        };
+        let mut file = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(here.join("file"))
+            .unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file.set_modified(time).unwrap();
+        for mount in [there, here, there] {
+            let path = mount.join("file");
+            assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), time);
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
     }
 }
 

@@ -22,8 +22,9 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use fuser::INodeNo;
-use magma_core::flare::{Kind, Name};
-use magma_core::ids::FlareRef;
+use magma_core::flare::{Attr, Kind, Name};
+use magma_core::ids::{FlareRef, Stamp};
+use magma_core::time::Timestamp;
 
 use crate::client::{Node, locked};
 use crate::dht::DhtItem;
@@ -50,6 +51,8 @@ struct Known {
     inode: Inode,
     /// How often the kernel was told of it, less what it has forgotten.
     lookups: u64,
+    /// A regular file as the kernel was last told of it: version, time and size.
+    shown: Option<(Stamp, Timestamp, u64)>,
 }
 
 impl InodeTable {
@@ -96,8 +99,10 @@ impl InodeTable {
             Entry::Vacant(place) => place.insert(Known {
                 inode: Inode::Dht(DhtItem::Directory),
                 lookups: 1,
+                shown: None,
             }),
         };
+        row.shown = None;
         let node = Node::child(parent, name, flare, kind);
         row.inode = Inode::Flare(node.clone());
         node
@@ -109,9 +114,29 @@ impl InodeTable {
         let row = known.entry(ino).or_insert(Known {
             inode: Inode::Dht(item),
             lookups: 0,
+            shown: None,
         });
         row.inode = Inode::Dht(item);
         row.lookups += 1;
+    }
+
+    /// Whether the kernel would keep the pages of a file that has changed, because the change
+    /// shows in neither time nor size.
+    pub fn hides_change(&self, attr: &Attr) -> bool {
+        let known = locked(&self.known);
+        let shown = known.get(&attr.ino()).and_then(|row| row.shown);
+        shown.is_some_and(|(version, mtime, size)| {
+            version != attr.version && mtime == attr.mtime && size == attr.size
+        })
+    }
+
+    /// The kernel is about to be told these attributes.
+    pub fn shows(&self, attr: &Attr) {
+        if attr.kind == Kind::File
+            && let Some(row) = locked(&self.known).get_mut(&attr.ino())
+        {
+            row.shown = Some((attr.version, attr.mtime, attr.size));
+        }
     }
 
     /// A flare has another name now: what lies below it has other paths.

@@ -5,7 +5,10 @@
 //! before the owner hears that we have, and making it forget must never wait for an operation
 //! that waits for that owner:
 //!
-//! * Attributes go with `FUSE_NOTIFY_INVAL_INODE` without a range, which waits for nothing.
+//! * Attributes go with `FUSE_NOTIFY_INVAL_INODE` without a range, which waits for nothing. Pages
+//!   stay: the kernel asks for the attributes before it next reads from them, and drops them when
+//!   time or size have changed. Where a change leaves both as they were, [`drop_pages`] does it
+//!   before the kernel is told the attributes.
 //! * Names would go with `FUSE_NOTIFY_INVAL_ENTRY`, which takes the directory's lock, and a
 //!   create in that directory may hold it while it waits for the very owner. Instead the mount's
 //!   epoch is raised (`FUSE_NOTIFY_INC_EPOCH`, Linux 6.16): every name is looked up again
@@ -132,6 +135,14 @@ impl Worker {
             }
             std::thread::sleep(KNOWN_PAUSE);
         }
+    }
+}
+
+/// Drops the pages of a file. Waits for those that are being read, so that what an older read
+/// brings goes too: not for a thread that answers the kernel or a recall.
+pub fn drop_pages(notifier: &Notifier, node: INodeNo) {
+    if let Err(error) = notifier.inval_inode(node, 0, 0) {
+        tracing::debug!(%error, ino = node.0, "no pages to drop");
     }
 }
 

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use fuser::{FileAttr, FileHandle, FopenFlags, Generation, INodeNo, Notifier};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use magma_core::error::{OpError, OpResult};
-use magma_core::flare::{Kind, Name};
+use magma_core::flare::{Attr, Kind, Name};
 use magma_core::ids::FlareRef;
 use magma_core::key;
 use magma_core::op::{Credentials, RenameMode, SetAttr};
@@ -20,14 +20,26 @@ use crate::convert::{OpenHow, file_attr, generation};
 use crate::dht::{self, DhtItem};
 use crate::handles::{Handle, HandleTable, OpenDirectory, OpenFile};
 use crate::inodes::{Inode, InodeTable};
-use crate::kernel_cache::KernelCache;
+use crate::kernel_cache::{KernelCache, drop_pages};
 use crate::listing::{self, DirItem, DirPart};
 
-/// How regular files are opened. Without a lease the page cache may show another mount's
-/// past, so reads and writes go past it. Writes of several processes to one file need no lock
-/// in the kernel: the owner orders them.
-const OPEN_FILE: FopenFlags =
+/// How files are opened for writing: past the page cache. Writes of several processes to one
+/// file need no lock in the kernel: the owner orders them.
+const OPEN_TO_WRITE: FopenFlags =
     FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
+/// How files are opened that are only read: through the page cache, and what is in it stays.
+/// Before each read the kernel makes sure of the attributes, which it may keep only while their
+/// lease is valid, and drops the pages when time or size have changed (`AUTO_INVAL_DATA`); for
+/// other changes see [`Volume::refresh_pages`].
+const OPEN_TO_READ: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
+
+fn open_flags(how: OpenHow) -> FopenFlags {
+    if how.writes() {
+        OPEN_TO_WRITE
+    } else {
+        OPEN_TO_READ
+    }
+}
 
 /// A name as the kernel is told of it.
 #[derive(Clone, Debug)]
@@ -50,6 +62,7 @@ pub struct Volume {
     handles: HandleTable,
     /// The kernel can be made to forget names, so it may be told some to keep.
     names: AtomicBool,
+    notifier: OnceLock<Notifier>,
 }
 
 impl Volume {
@@ -60,12 +73,15 @@ impl Volume {
             inodes: Arc::new(InodeTable::new(root)),
             handles: HandleTable::default(),
             names: AtomicBool::new(false),
+            notifier: OnceLock::new(),
         }
     }
 
     /// Has the kernel forget what leases covered before they are given back. Nothing is cached
     /// in the kernel without it.
     pub fn attached(&self, notifier: Notifier, device: OwnedFd) -> io::Result<()> {
+        // Once for each mount.
+        let _ = self.notifier.set(notifier.clone());
         let inodes = self.inodes.clone();
         let kernel = KernelCache::start(notifier, device, inodes, &self.names)?;
         self.client.set_cache_sink(Arc::new(kernel));
@@ -109,6 +125,7 @@ impl Volume {
             return Err(OpError::Io);
         }
         self.inodes.seen(parent, name, attr.flare, attr.kind);
+        self.inodes.shows(attr);
         let ttl = match self.names.load(Ordering::Relaxed) {
             true => self.client.name_left(parent.flare(), name, attr.flare),
             false => Duration::ZERO,
@@ -121,8 +138,23 @@ impl Volume {
     }
 
     fn attributes(&self, found: &Found) -> Attributes {
+        self.inodes.shows(&found.attr);
         let ttl = self.client.attr_left(found.attr.flare);
         (ttl, file_attr(&found.attr))
+    }
+
+    /// Drops pages that the kernel would keep although the file has changed, before it is told
+    /// the attributes. The kernel's own rule is to compare time and size.
+    async fn refresh_pages(&self, attr: &Attr) {
+        let Some(notifier) = self.notifier.get().cloned() else {
+            return;
+        };
+        if self.inodes.hides_change(attr) {
+            let node = INodeNo(attr.ino());
+            let dropped = tokio::task::spawn_blocking(move || drop_pages(&notifier, node));
+            // Only a runtime that ends does not get there.
+            let _ = dropped.await;
+        }
     }
 
     /// How long the kernel may keep that there is no such name.
@@ -144,6 +176,8 @@ impl Volume {
             return None;
         }
         match self.client.lookup_known(&dir, name)? {
+            // It takes a moment, and must not hold this thread up.
+            Ok(found) if self.inodes.hides_change(&found.attr) => None,
             Ok(found) => Some(self.entry(&dir, name, found)),
             Err(error) => Some(Err(error)),
         }
@@ -159,6 +193,9 @@ impl Volume {
             },
         };
         let attr = self.client.attr_known(flare)?;
+        if self.inodes.hides_change(&attr) {
+            return None;
+        }
         Some(self.attributes(&Found { attr }))
     }
 
@@ -173,6 +210,7 @@ impl Volume {
             Inode::Flare(dir) if is_dht(&dir, name) => self.dht_entry(DhtItem::Directory),
             Inode::Flare(dir) => {
                 let found = self.client.lookup(&dir, name, cred).await?;
+                self.refresh_pages(&found.attr).await;
                 self.entry(&dir, name, found)
             }
             Inode::Dht(DhtItem::Directory) => {
@@ -207,6 +245,7 @@ impl Volume {
             return Ok((Duration::ZERO, attr));
         }
         let found = self.client.getattr(self.flare(ino, fh)?, cred).await?;
+        self.refresh_pages(&found.attr).await;
         Ok(self.attributes(&found))
     }
 
@@ -223,6 +262,7 @@ impl Volume {
         let by_handle = set.size.is_some() && self.is_writable(fh);
         let set = SetAttr { by_handle, ..set };
         let found = self.client.setattr(flare, set, cred).await?;
+        self.refresh_pages(&found.attr).await;
         Ok(self.attributes(&found))
     }
 
@@ -345,7 +385,7 @@ impl Volume {
             }
         };
         let found = self.client.open(node.flare(), how.open_for(), cred).await?;
-        Ok((self.opened(found.attr.flare, how, cred), OPEN_FILE))
+        Ok((self.opened(found.attr.flare, how, cred), open_flags(how)))
     }
 
     fn opened(&self, flare: FlareRef, how: OpenHow, cred: &Credentials) -> FileHandle {
@@ -374,7 +414,7 @@ impl Volume {
         let found = self.client.create_open(&dir, name, create, cred).await?;
         let flare = found.attr.flare;
         match self.entry(&dir, name, found) {
-            Ok(entry) => Ok((entry, self.opened(flare, how, cred), OPEN_FILE)),
+            Ok(entry) => Ok((entry, self.opened(flare, how, cred), open_flags(how))),
             Err(error) => {
                 self.client.close_file(flare, cred).await?;
                 Err(error)

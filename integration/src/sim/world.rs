@@ -64,6 +64,10 @@ enum Due {
         request: Box<Request>,
         payload: Bytes,
     },
+    Hello {
+        to: (VolcanoId, u64),
+        client: usize,
+    },
     Tell {
         from: (VolcanoId, u64),
         session: SessionId,
@@ -281,6 +285,12 @@ impl World {
                 self.request(to, client, proxied, request, payload);
                 Ok(())
             }
+            Due::Hello { to, client } => {
+                if self.life(to.0) == to.1 {
+                    self.hello(to.0, client);
+                }
+                Ok(())
+            }
             Due::Tell {
                 from,
                 session,
@@ -358,6 +368,12 @@ impl World {
         volcano.start(self.time)?;
         let life = volcano.life;
         self.post(id, Event::Serve);
+        // Clients notice that their connection has ended, and make a new one.
+        for client in 0..self.clients.len() {
+            let delay = self.delay();
+            let to = (id, life);
+            self.at(delay, Due::Hello { to, client });
+        }
         self.at(0, Due::Tick(id, life));
         let delay = self.delay();
         self.at(delay, Due::Lava(id, Box::new(lava)));
@@ -759,10 +775,8 @@ impl World {
         if !self.clients[client].awaits(slot, seq) {
             return;
         }
-        let life = self.life(to);
-        if !proxied && self.clients[client].cache.connect(to, life) {
-            let session = self.clients[client].session();
-            self.post(to, Event::SessionHello(session));
+        if !proxied {
+            self.hello(to, client);
         }
         self.counter += 1;
         let token = self.counter;
@@ -778,6 +792,15 @@ impl World {
 
     fn life(&self, id: VolcanoId) -> u64 {
         self.volcanos.get(&id).map_or(0, |volcano| volcano.life)
+    }
+
+    /// A client has a connection to a volcano, which may be new.
+    fn hello(&mut self, to: VolcanoId, client: usize) {
+        let life = self.life(to);
+        if self.clients[client].cache.connect(to, life) {
+            let session = self.clients[client].session();
+            self.post(to, Event::SessionHello(session));
+        }
     }
 
     /// A client hears of a recall, and answers it.

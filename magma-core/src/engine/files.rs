@@ -3,8 +3,7 @@
 use bytes::Bytes;
 
 use super::Engine;
-use super::event::{Action, Io, IoDone, IoJob, Outcome, Work};
-use super::parking::Wait;
+use super::event::{Action, Io, IoDone, IoJob, Outcome};
 use super::request::{RequestState, Step};
 use crate::effect::{ContentWrite, Effect};
 use crate::error::{OpError, OpResult};
@@ -141,13 +140,7 @@ impl<S: Store> Engine<S> {
         if let Err(error) = self.may_handle(&row, state, access) {
             return Step::err(error);
         }
-        if !self.touch_atime(&row, state)? {
-            let key = row.key;
-            return Step::waits(move |engine, state| {
-                engine.park(Wait::Lease(key), Work::Request(state));
-                Ok(())
-            });
-        }
+        self.touch_atime(&row, state)?;
         let len = row.size.saturating_sub(offset).min(u64::from(len)) as usize;
         let eof = offset.saturating_add(len as u64) >= row.size;
         let answer = Answer::Data {
@@ -302,21 +295,24 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A read shows in the access time by the rule of relatime; nobody waits for it. False
-    /// when leases of others must be recalled for that first.
-    fn touch_atime(&mut self, row: &FlareRow, state: &RequestState) -> StoreResult<bool> {
+    /// A read shows in the access time by the rule of relatime; nobody waits for it. Where other
+    /// sessions remember the attributes it does not: a read must not wait for a recall, because a
+    /// recall may wait for a read (a mount drops its pages, and one that is being read is locked).
+    fn touch_atime(&mut self, row: &FlareRow, state: &RequestState) -> StoreResult<()> {
         let now = self.tick();
         if !atime_due(row.atime, row.mtime, row.ctime, now) || self.full {
-            return Ok(true);
+            return Ok(());
         }
-        let session = state.request.session;
-        if self.leases.conflict(row.key, session, self.now.moment) {
-            return Ok(false);
+        if self
+            .leases
+            .is_held_by_others(row.key, state.request.session)
+        {
+            return Ok(());
         }
         let mut row = row.clone();
         row.atime = now;
         self.commit(state.slice, vec![Effect::PutFlare(Box::new(row))])?;
-        Ok(true)
+        Ok(())
     }
 
     /// Whether the session may do I/O: it has the file open (permission was checked then),

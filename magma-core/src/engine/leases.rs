@@ -146,6 +146,12 @@ impl Leases {
         true
     }
 
+    /// Whether anyone but this session may hold a lease on the flare. Recalls nothing.
+    pub(super) fn is_held_by_others(&self, key: Key, by: SessionId) -> bool {
+        let holders = self.held.get(&key).map_or(&[][..], Vec::as_slice);
+        !self.strangers.is_empty() || holders.iter().any(|(session, _)| *session != by)
+    }
+
     /// Grants leases on flares that a reply shows; none when one of them may not be had.
     fn grant(&mut self, session: SessionId, keys: &[Key]) -> Option<u64> {
         let most = self.count + keys.len() > LEASES_MAX;

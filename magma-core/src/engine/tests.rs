@@ -160,7 +160,7 @@ impl Alone {
             },
         };
         match self.ask(Key::of_path(path.as_bytes()), op) {
-            Ok(Answer::Attr(attr)) => attr.flare,
+            Ok(Answer::Linked { attr, .. }) => attr.flare,
             other => panic!("{other:?}"),
         }
     }

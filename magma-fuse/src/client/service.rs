@@ -56,6 +56,9 @@ impl Service for FlareService {
 
     fn closed(&self, connection: &Connection, reason: &str) {
         tracing::debug!(peer = %connection.peer(), reason, "flare connection has ended");
+        if let Some(client) = client_of(&self.0) {
+            client.lost(connection);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use magma_actors::transport::Connection;
 use magma_core::limits::{CLIENT_CACHE_IDLE_MS, LEASE_MS};
 use magma_core::op::{Credentials, Op};
 
@@ -12,6 +13,9 @@ use super::{Shared, lease, locked};
 
 /// How often it is looked at.
 const ROUND: Duration = Duration::from_millis(LEASE_MS / 5);
+
+/// Pause between two attempts to reach a volcano again.
+const REDIAL: Duration = Duration::from_millis(200);
 
 /// Runs until the client is gone.
 pub(crate) async fn run(client: Weak<Shared>) {
@@ -51,6 +55,28 @@ impl Shared {
                 let _ = client.ask_within(ask, ROUND).await;
             });
         }
+    }
+
+    /// A connection has ended. A volcano that starts again lets nobody change anything before
+    /// all sessions have said that they hold no lease of it, or any lease has run out: so a
+    /// new connection is made now, not when it is needed.
+    pub(crate) fn lost(self: &Arc<Self>, connection: &Connection) {
+        let addr = connection.peer();
+        if self.is_closing() || self.routing.volcano_at(addr).is_none() {
+            return;
+        }
+        let client = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            for _ in 0..LEASE_MS / REDIAL.as_millis() as u64 {
+                tokio::time::sleep(REDIAL).await;
+                let Some(client) = client.upgrade() else {
+                    return;
+                };
+                if client.is_closing() || client.flare_connection(addr).await.is_ok() {
+                    return;
+                }
+            }
+        });
     }
 
     fn give_back_evicted(self: &Arc<Self>) {
