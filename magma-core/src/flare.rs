@@ -193,6 +193,11 @@ impl Attr {
         }
     }
 
+    /// Whether these are the attributes of the same flare as of the same change.
+    pub fn is_as(&self, other: &Attr) -> bool {
+        self.flare == other.flare && self.version == other.version && self.atime == other.atime
+    }
+
     /// The inode number.
     pub fn ino(&self) -> u64 {
         self.flare.key().ino()

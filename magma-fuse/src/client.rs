@@ -42,6 +42,7 @@ mod upkeep;
 pub mod volcanos;
 
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -189,6 +190,8 @@ pub(crate) struct Shared {
     /// A background refresh is under way.
     refreshing: AtomicBool,
     closing: AtomicBool,
+    /// Held by whoever makes a flare connection. As many as there are volcanos.
+    dialling: Mutex<HashMap<SocketAddr, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// A session that is being opened on the client's thread.
@@ -313,6 +316,7 @@ impl Shared {
             refreshed: tokio::sync::Mutex::new(None),
             refreshing: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            dialling: Mutex::default(),
             runtime,
         });
         // Set once, right here: `link` was made above and nobody else sets it.
@@ -372,6 +376,8 @@ impl Shared {
         self.forget(self.cache.clear()).await;
         // Flare connections belong to the session that they were opened with.
         self.flare.hang_up("the session has ended");
+        // What replies of the old connections have put in since.
+        self.forget(self.cache.clear()).await;
         self.take_lava(lava);
         Ok(())
     }
@@ -388,8 +394,13 @@ impl Shared {
         let refused = |reason: String| TransportError::Refused { addr, reason };
         let hello = codec::encode(&hello).map_err(|error| refused(error.to_string()))?;
         // The hello says that we hold no lease of that volcano: so it must be.
-        let volcano = self.routing.volcano_at(addr);
-        if let Some(volcano) = volcano {
+        // Whoever comes second waits until the first one's leases are forgotten everywhere.
+        let dialling = locked(&self.dialling).entry(addr).or_default().clone();
+        let _dialling = dialling.lock().await;
+        if let Some(connection) = self.flare.open(addr) {
+            return Ok(connection);
+        }
+        if let Some(volcano) = self.routing.volcano_at(addr) {
             self.forget(self.cache.connecting(volcano)).await;
         }
         let service = self.flare_service.clone();

@@ -24,7 +24,6 @@ use std::sync::{Arc, Mutex};
 use fuser::INodeNo;
 use magma_core::flare::{Attr, Kind, Name};
 use magma_core::ids::{FlareRef, Stamp};
-use magma_core::time::Timestamp;
 
 use crate::client::{Node, locked};
 use crate::dht::DhtItem;
@@ -51,8 +50,8 @@ struct Known {
     inode: Inode,
     /// How often the kernel was told of it, less what it has forgotten.
     lookups: u64,
-    /// A regular file as the kernel was last told of it: version, time and size.
-    shown: Option<(Stamp, Timestamp, u64)>,
+    /// The kernel may have pages of it: they are of this version or later ones.
+    pages: Option<Stamp>,
 }
 
 impl InodeTable {
@@ -99,10 +98,10 @@ impl InodeTable {
             Entry::Vacant(place) => place.insert(Known {
                 inode: Inode::Dht(DhtItem::Directory),
                 lookups: 1,
-                shown: None,
+                pages: None,
             }),
         };
-        row.shown = None;
+        row.pages = None;
         let node = Node::child(parent, name, flare, kind);
         row.inode = Inode::Flare(node.clone());
         node
@@ -114,28 +113,29 @@ impl InodeTable {
         let row = known.entry(ino).or_insert(Known {
             inode: Inode::Dht(item),
             lookups: 0,
-            shown: None,
+            pages: None,
         });
         row.inode = Inode::Dht(item);
         row.lookups += 1;
     }
 
-    /// Whether the kernel would keep the pages of a file that has changed, because the change
-    /// shows in neither time nor size.
-    pub fn hides_change(&self, attr: &Attr) -> bool {
+    /// Whether the kernel may have pages of a file from before its last change. It compares only
+    /// time and size, with those that it has taken last, which may not be those of its pages.
+    pub fn has_old_pages(&self, attr: &Attr) -> bool {
         let known = locked(&self.known);
-        let shown = known.get(&attr.ino()).and_then(|row| row.shown);
-        shown.is_some_and(|(version, mtime, size)| {
-            version != attr.version && mtime == attr.mtime && size == attr.size
-        })
+        let row = known.get(&attr.ino());
+        let pages = row.and_then(|row| row.pages);
+        pages.is_some_and(|version| version != attr.version)
     }
 
-    /// The kernel is about to be told these attributes.
-    pub fn shows(&self, attr: &Attr) {
+    /// From now on the kernel has no pages of a file but of this version or a later one: it is
+    /// about to read its first, or the old ones have been dropped.
+    pub fn pages_are(&self, attr: &Attr, dropped: bool) {
         if attr.kind == Kind::File
             && let Some(row) = locked(&self.known).get_mut(&attr.ino())
+            && (dropped || row.pages.is_none())
         {
-            row.shown = Some((attr.version, attr.mtime, attr.size));
+            row.pages = Some(attr.version);
         }
     }
 

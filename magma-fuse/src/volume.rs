@@ -117,6 +117,16 @@ impl Volume {
         self.handles.get(fh).ok_or(OpError::Stale)
     }
 
+    /// What the kernel is told of a flare that was just made or linked: to keep nothing, because it
+    /// takes these attributes without looking whether they were recalled on their way.
+    fn new_entry(&self, parent: &Arc<Node>, name: &Name, found: Found) -> OpResult<Entry> {
+        let entry = self.entry(parent, name, found)?;
+        Ok(Entry {
+            ttl: Duration::ZERO,
+            ..entry
+        })
+    }
+
     /// What the kernel is told of a flare that it will refer to from now on.
     fn entry(&self, parent: &Arc<Node>, name: &Name, found: Found) -> OpResult<Entry> {
         let attr = &found.attr;
@@ -125,9 +135,8 @@ impl Volume {
             return Err(OpError::Io);
         }
         self.inodes.seen(parent, name, attr.flare, attr.kind);
-        self.inodes.shows(attr);
         let ttl = match self.names.load(Ordering::Relaxed) {
-            true => self.client.name_left(parent.flare(), name, attr.flare),
+            true => self.client.name_left(parent.flare(), name, attr),
             false => Duration::ZERO,
         };
         Ok(Entry {
@@ -138,8 +147,7 @@ impl Volume {
     }
 
     fn attributes(&self, found: &Found) -> Attributes {
-        self.inodes.shows(&found.attr);
-        let ttl = self.client.attr_left(found.attr.flare);
+        let ttl = self.client.attr_left(&found.attr);
         (ttl, file_attr(&found.attr))
     }
 
@@ -149,11 +157,12 @@ impl Volume {
         let Some(notifier) = self.notifier.get().cloned() else {
             return;
         };
-        if self.inodes.hides_change(attr) {
+        if self.inodes.has_old_pages(attr) {
             let node = INodeNo(attr.ino());
             let dropped = tokio::task::spawn_blocking(move || drop_pages(&notifier, node));
             // Only a runtime that ends does not get there.
             let _ = dropped.await;
+            self.inodes.pages_are(attr, true);
         }
     }
 
@@ -177,7 +186,7 @@ impl Volume {
         }
         match self.client.lookup_known(&dir, name)? {
             // It takes a moment, and must not hold this thread up.
-            Ok(found) if self.inodes.hides_change(&found.attr) => None,
+            Ok(found) if self.inodes.has_old_pages(&found.attr) => None,
             Ok(found) => Some(self.entry(&dir, name, found)),
             Err(error) => Some(Err(error)),
         }
@@ -193,7 +202,7 @@ impl Volume {
             },
         };
         let attr = self.client.attr_known(flare)?;
-        if self.inodes.hides_change(&attr) {
+        if self.inodes.has_old_pages(&attr) {
             return None;
         }
         Some(self.attributes(&Found { attr }))
@@ -262,8 +271,9 @@ impl Volume {
         let by_handle = set.size.is_some() && self.is_writable(fh);
         let set = SetAttr { by_handle, ..set };
         let found = self.client.setattr(flare, set, cred).await?;
-        self.refresh_pages(&found.attr).await;
-        Ok(self.attributes(&found))
+        // Told to keep nothing: the kernel takes these without looking whether they were recalled
+        // on their way. Nor are pages dropped here: it lets no write begin meanwhile.
+        Ok((Duration::ZERO, file_attr(&found.attr)))
     }
 
     fn is_writable(&self, fh: Option<FileHandle>) -> bool {
@@ -290,7 +300,7 @@ impl Volume {
     ) -> OpResult<Entry> {
         let dir = self.node(parent)?;
         let found = self.client.mkdir(&dir, name, mode, cred).await?;
-        self.entry(&dir, name, found)
+        self.new_entry(&dir, name, found)
     }
 
     /// Creates a file, fifo, socket or device.
@@ -304,7 +314,7 @@ impl Volume {
     ) -> OpResult<Entry> {
         let dir = self.node(parent)?;
         let found = self.client.mknod(&dir, name, mode, rdev, cred).await?;
-        self.entry(&dir, name, found)
+        self.new_entry(&dir, name, found)
     }
 
     /// Creates a symbolic link.
@@ -317,7 +327,7 @@ impl Volume {
     ) -> OpResult<Entry> {
         let dir = self.node(parent)?;
         let found = self.client.symlink(&dir, name, target, cred).await?;
-        self.entry(&dir, name, found)
+        self.new_entry(&dir, name, found)
     }
 
     /// Adds a name.
@@ -330,7 +340,7 @@ impl Volume {
     ) -> OpResult<Entry> {
         let (node, dir) = (self.node(ino)?, self.node(parent)?);
         let found = self.client.link(node.flare(), &dir, name, cred).await?;
-        self.entry(&dir, name, found)
+        self.new_entry(&dir, name, found)
     }
 
     /// Removes a name, or an empty directory.
@@ -385,6 +395,9 @@ impl Volume {
             }
         };
         let found = self.client.open(node.flare(), how.open_for(), cred).await?;
+        if !how.writes() {
+            self.inodes.pages_are(&found.attr, false);
+        }
         Ok((self.opened(found.attr.flare, how, cred), open_flags(how)))
     }
 
@@ -412,9 +425,14 @@ impl Volume {
             open: how.open_for(),
         };
         let found = self.client.create_open(&dir, name, create, cred).await?;
-        let flare = found.attr.flare;
-        match self.entry(&dir, name, found) {
-            Ok(entry) => Ok((entry, self.opened(flare, how, cred), open_flags(how))),
+        let (flare, attr) = (found.attr.flare, found.attr.clone());
+        match self.new_entry(&dir, name, found) {
+            Ok(entry) => {
+                if !how.writes() {
+                    self.inodes.pages_are(&attr, false);
+                }
+                Ok((entry, self.opened(flare, how, cred), open_flags(how)))
+            }
             Err(error) => {
                 self.client.close_file(flare, cred).await?;
                 Err(error)

@@ -106,7 +106,7 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn get_xattr(
         &mut self,
-        state: &mut RequestState,
+        state: &RequestState,
         flare: FlareRef,
         name: &[u8],
     ) -> StoreResult<OpResult<Outcome>> {
@@ -114,7 +114,6 @@ impl<S: Store> Engine<S> {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
         };
-        state.shown.push(row.key);
         let allowed =
             check_xattr_name(name).and_then(|_| may_get_xattr(&row, name, &state.request.cred));
         if let Err(error) = allowed {
@@ -162,14 +161,13 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn list_xattr(
         &mut self,
-        state: &mut RequestState,
+        state: &RequestState,
         flare: FlareRef,
     ) -> StoreResult<OpResult<Outcome>> {
         let row = match self.live(flare)? {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
         };
-        state.shown.push(row.key);
         let names = self.store.xattr_names(row.key)?;
         let list = list_xattrs(visible(&names), &state.request.cred);
         Ok(list.map(|list| Outcome::done(Answer::Value(list))))

@@ -305,7 +305,7 @@ impl<S: Store> Engine<S> {
         }
         if self
             .leases
-            .is_held_by_others(row.key, state.request.session)
+            .is_held_by_others(row.key, state.request.session, self.now.moment)
         {
             return Ok(());
         }

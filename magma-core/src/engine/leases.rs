@@ -46,6 +46,8 @@ pub(super) struct Leases {
     /// Sessions that may hold leases from before this engine was built, and until when.
     strangers: BTreeSet<SessionId>,
     strangers_until: Moment,
+    /// Flares where a lease was found to have run out: whoever waits there may go on.
+    freed: Vec<Key>,
 }
 
 /// A session that holds, or held, leases.
@@ -124,8 +126,8 @@ impl Leases {
             let valid = self.sessions.get(&session).map(|holder| holder.valid_until);
             if valid.is_some_and(|until| until > now) {
                 waits_for.insert(session);
-            } else {
-                self.release(key, session, u64::MAX);
+            } else if self.release(key, session, u64::MAX) {
+                self.freed.push(key);
             }
         }
         if waits_for.is_empty() {
@@ -147,13 +149,18 @@ impl Leases {
     }
 
     /// Whether anyone but this session may hold a lease on the flare. Recalls nothing.
-    pub(super) fn is_held_by_others(&self, key: Key, by: SessionId) -> bool {
+    pub(super) fn is_held_by_others(&self, key: Key, by: SessionId, now: Moment) -> bool {
         let holders = self.held.get(&key).map_or(&[][..], Vec::as_slice);
-        !self.strangers.is_empty() || holders.iter().any(|(session, _)| *session != by)
+        let valid = |session: &SessionId| {
+            let holder = self.sessions.get(session);
+            holder.is_some_and(|holder| holder.valid_until > now)
+        };
+        let mut others = holders.iter().filter(|(session, _)| *session != by);
+        !self.strangers.is_empty() || others.any(|(session, _)| valid(session))
     }
 
     /// Grants leases on flares that a reply shows; none when one of them may not be had.
-    fn grant(&mut self, session: SessionId, keys: &[Key]) -> Option<u64> {
+    fn grant(&mut self, session: SessionId, keys: &[Key], now: Moment) -> Option<u64> {
         let most = self.count + keys.len() > LEASES_MAX;
         let busy = |key: &Key| self.recalled.contains_key(key);
         if keys.is_empty() || most || keys.iter().any(busy) {
@@ -161,6 +168,7 @@ impl Leases {
         }
         let holder = self.sessions.entry(session).or_default();
         if holder.count + keys.len() > LEASES_PER_SESSION {
+            self.shed(session, now);
             return None;
         }
         holder.granted += 1;
@@ -177,6 +185,48 @@ impl Leases {
             }
         }
         Some(number)
+    }
+
+    /// A session holds as many leases as it may, some of which it may have forgotten: the oldest
+    /// are recalled.
+    fn shed(&mut self, session: SessionId, now: Moment) {
+        let held = self.held.iter().filter_map(|(key, holders)| {
+            let (_, number) = holders.iter().find(|(by, _)| *by == session)?;
+            Some((*number, *key))
+        });
+        let mut oldest: Vec<(u64, Key)> = held.collect();
+        oldest.sort_unstable();
+        oldest.truncate(LEASES_PER_SESSION / 8);
+        for (_, key) in oldest {
+            let recall = self.recalled.entry(key).or_insert(Recall {
+                waits_for: BTreeSet::new(),
+                told: now,
+            });
+            if recall.waits_for.insert(session) {
+                if let Some(holder) = self.sessions.get_mut(&session) {
+                    holder.owes += 1;
+                }
+                self.to_tell.entry(session).or_default().push(key);
+            }
+        }
+    }
+
+    /// Takes out what has run out: it holds nobody up, and makes room. Returns the flares at
+    /// which something may go on.
+    fn sweep(&mut self, now: Moment) -> Vec<Key> {
+        let lapsed: Vec<SessionId> = self
+            .sessions
+            .iter_mut()
+            .filter(|(_, holder)| holder.valid_until <= now && holder.count > 0)
+            .map(|(session, holder)| {
+                holder.void = holder.granted;
+                *session
+            })
+            .collect();
+        lapsed
+            .into_iter()
+            .flat_map(|session| self.forget(session))
+            .collect()
     }
 
     /// A lease is given back, or void. True when nobody is waited for at that flare any more.
@@ -230,6 +280,10 @@ impl Leases {
 
     /// Takes back everything in a range. True when there is nothing (left).
     pub(super) fn recall_range(&mut self, start: Key, end: Key, now: Moment) -> bool {
+        // Nothing is known of what was granted in an earlier life.
+        if !self.strangers.is_empty() && self.strangers_until > now {
+            return false;
+        }
         let keys: Vec<Key> = self.held.range(start..=end).map(|(key, _)| *key).collect();
         let mut free = true;
         for key in keys {
@@ -295,7 +349,7 @@ impl<S: Store> Engine<S> {
             let keys = self.parking.keys_waiting_for_leases();
             self.wake_leases(keys);
         }
-        let mut free = Vec::new();
+        let mut free = self.leases.sweep(now);
         let due: Vec<(Key, Vec<SessionId>)> = self
             .leases
             .recalled
@@ -324,6 +378,8 @@ impl<S: Store> Engine<S> {
 
     /// Tells the recalls of this batch.
     pub(super) fn flush_recalls(&mut self) {
+        let freed = std::mem::take(&mut self.leases.freed);
+        self.wake_leases(freed);
         for (session, keys) in std::mem::take(&mut self.leases.to_tell) {
             let upto = self
                 .leases
@@ -353,7 +409,7 @@ impl<S: Store> Engine<S> {
         }
         let mut number = None;
         if !state.shown.is_empty() && self.may_lease(&state.shown)? {
-            number = self.leases.grant(session, &state.shown);
+            number = self.leases.grant(session, &state.shown, self.now.moment);
         }
         Ok(Some(Grant {
             number: number.unwrap_or_default(),

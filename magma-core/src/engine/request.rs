@@ -121,7 +121,7 @@ impl<S: Store> Engine<S> {
             slice: SliceId(0),
             gate: Seq(0),
             heard: !origin.proxied
-                && request.session != INTERNAL
+                && self.lava.has_session(request.session)
                 && self.session_heard(request.session),
             shown: Vec::new(),
             request,
@@ -215,6 +215,7 @@ impl<S: Store> Engine<S> {
                         Some(pending) if pending.is_unseen() => match &mut pending.state {
                             Some(waiting) => {
                                 waiting.origin = state.origin;
+                                waiting.heard = state.heard;
                                 Known::UnderWay
                             }
                             None => Known::Settling,
@@ -284,6 +285,7 @@ impl<S: Store> Engine<S> {
                 return self.reply(state);
             };
             if let Some(key) = self.lease_conflict(&op, state.request.session) {
+                state.shown.clear();
                 self.park(Wait::Lease(key), Work::Request(Box::new(state)));
                 return Ok(());
             }

@@ -15,7 +15,7 @@ use crate::lava::{Lava, VolcanoInfo};
 use crate::op::{Answer, Credentials, NewFlare, Op, RenameMode};
 use crate::store::memory::MemoryStore;
 use crate::time::{Moment, Now};
-use crate::wire::flare_protocol::Request;
+use crate::wire::flare_protocol::{FromClient, Request, ToClient};
 use crate::wire::peer::{PeerMessage, StepAnswer, StepDone, StepName};
 
 /// An engine that owns every key, and one session.
@@ -58,6 +58,7 @@ impl Alone {
             time: 0,
         };
         alone.handle(Event::Serve);
+        alone.handle(Event::SessionHello(alone.session));
         alone
     }
 
@@ -90,7 +91,21 @@ impl Alone {
     }
 
     fn ask(&mut self, key: Key, op: Op) -> Result<Answer, OpError> {
-        replied(self.send(key, op)).unwrap()
+        let mut actions = self.send(key, op);
+        // A client gives back what is recalled.
+        while let Some((keys, upto)) = actions.iter().find_map(|action| match action {
+            Action::Tell {
+                message: ToClient::Recall { keys, upto },
+                ..
+            } => Some((keys.clone(), *upto)),
+            _ => None,
+        }) {
+            actions = self.handle(Event::FromClient {
+                session: self.session,
+                message: FromClient::Recalled { keys, upto },
+            });
+        }
+        replied(actions).unwrap()
     }
 
     fn send(&mut self, key: Key, op: Op) -> Vec<Action> {

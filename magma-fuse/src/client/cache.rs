@@ -18,7 +18,7 @@ mod learn;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,8 @@ const CHANGES_KEPT: usize = 4096;
 
 /// Directories whose missed lookups are counted.
 const MISSED_KEPT: usize = 4096;
+/// Keys listed for eviction beyond twice those that there are, before the list is made anew.
+const ORDER_SLACK: usize = 1024;
 /// Lookups in a directory that have to ask before it is listed.
 const LIST_AFTER: usize = 3;
 /// Attributes fetched in passing, at first and at most.
@@ -96,6 +98,8 @@ struct Known {
     attr: Option<Attr>,
     target: Option<Vec<u8>>,
     names: Names,
+    /// Names in it were known once, and the kernel may have been told.
+    told_names: bool,
 }
 
 /// Lookups in a directory that had to ask.
@@ -201,9 +205,8 @@ impl Cache {
     /// what the kernel was told under them must be forgotten before the owner hears of us.
     pub(crate) fn connecting(&self, volcano: VolcanoId) -> Vec<Forgotten> {
         let mut inner = locked(&self.inner);
-        if let Some(owner) = inner.owners.get_mut(&volcano) {
-            owner.valid_until = Instant::now();
-        }
+        // What still comes by an older connection is heard by nobody.
+        inner.owners.remove(&volcano);
         let evicted = inner.evicted.extract_if(.., |gone| gone.owner == volcano);
         let mut all: Vec<Forgotten> = evicted.map(|gone| gone.forgotten).collect();
         all.extend(inner.forget_where(|known| known.owner == volcano));
@@ -345,10 +348,11 @@ impl Cache {
         }
     }
 
-    /// How long a name may be shown: nothing when only its flare is under a lease.
-    pub(crate) fn name_left(&self, dir: FlareRef, name: &Name, child: FlareRef) -> Duration {
+    /// How long a name may be shown with these attributes: nothing when only its flare is under
+    /// a lease, or when there are newer ones.
+    pub(crate) fn name_left(&self, dir: FlareRef, name: &Name, shown: &Attr) -> Duration {
         match self.name(dir, name) {
-            NameKnown::Here(attr, left) if attr.flare == child => left,
+            NameKnown::Here(attr, left) if attr.is_as(shown) => left,
             _ => Duration::ZERO,
         }
     }
@@ -472,6 +476,14 @@ impl Inner {
         if !self.flares.contains_key(&key) {
             self.make_room();
             self.order.push_back(key);
+            if self.order.len() > 2 * self.flares.len() + ORDER_SLACK {
+                // Keys that went by another way, some of them more than once.
+                let mut seen = HashSet::new();
+                let flares = &self.flares;
+                self.order
+                    .retain(|key| flares.contains_key(key) && seen.insert(*key));
+                self.order.push_back(key);
+            }
         }
         self.clock += u64::from(!self.flares.contains_key(&key));
         let since = self.clock;
@@ -483,6 +495,7 @@ impl Inner {
             attr: None,
             target: None,
             names: Names::default(),
+            told_names: false,
         });
         known.number = known.number.max(number);
         Some(known)
@@ -541,7 +554,7 @@ impl Inner {
         self.names -= known.names.known.len();
         Some(Forgotten {
             ino: key.ino(),
-            is_dir: !known.names.known.is_empty() || known.names.complete,
+            is_dir: known.told_names,
         })
     }
 
@@ -566,9 +579,16 @@ impl Inner {
 
     /// Takes note of a name in a directory that is known already.
     fn note_name(&mut self, dir: Key, name: &Name, child: Option<(FlareRef, Kind)>) {
-        if let Some(parent) = self.flares.get_mut(&dir)
-            && parent.names.known.insert(name.clone(), child).is_none()
-        {
+        let Some(parent) = self.flares.get_mut(&dir) else {
+            return;
+        };
+        if self.names >= CLIENT_CACHE_NAMES && !parent.names.known.contains_key(name) {
+            // No room for one more, and what is there must not be wrong about it.
+            self.forget_names(dir);
+            return;
+        }
+        parent.told_names = true;
+        if parent.names.known.insert(name.clone(), child).is_none() {
             self.names += 1;
         }
     }

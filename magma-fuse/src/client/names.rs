@@ -245,9 +245,9 @@ impl Client {
         self.shared.lookup_known(parent, name)
     }
 
-    /// How long a name may be shown without asking.
-    pub fn name_left(&self, dir: FlareRef, name: &Name, child: FlareRef) -> Duration {
-        self.shared.cache.name_left(dir, name, child)
+    /// How long a name may be shown with these attributes, without asking.
+    pub fn name_left(&self, dir: FlareRef, name: &Name, shown: &Attr) -> Duration {
+        self.shared.cache.name_left(dir, name, shown)
     }
 
     /// How long it may be shown that a name is not there.

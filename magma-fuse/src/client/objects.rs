@@ -50,10 +50,13 @@ impl Client {
         self.shared.cache.attr(flare).map(|(attr, _)| attr)
     }
 
-    /// How long attributes may be shown without asking.
-    pub fn attr_left(&self, flare: FlareRef) -> Duration {
-        let known = self.shared.cache.attr(flare);
-        known.map_or(Duration::ZERO, |(_, left)| left)
+    /// How long these attributes may be shown without asking; nothing when there are newer ones.
+    pub fn attr_left(&self, shown: &Attr) -> Duration {
+        let known = self.shared.cache.attr(shown.flare);
+        known.map_or(Duration::ZERO, |(attr, left)| match attr.is_as(shown) {
+            true => left,
+            false => Duration::ZERO,
+        })
     }
 
     /// Changes attributes, all or none.

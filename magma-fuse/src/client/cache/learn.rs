@@ -8,6 +8,7 @@ use magma_core::wire::flare_protocol::Grant;
 
 use super::{Cache, Changing, Inner, Source, Ticket};
 use crate::client::locked;
+use magma_core::limits::CLIENT_CACHE_NAMES;
 
 /// A reply, as far as it can teach anything.
 pub(crate) struct Lesson<'a> {
@@ -137,9 +138,14 @@ impl Inner {
         list: &[ListedEntry],
         end: bool,
     ) {
+        let room = CLIENT_CACHE_NAMES.saturating_sub(self.names);
+        if list.len() > room {
+            return;
+        }
         let Some(known) = self.known(lesson, dir) else {
             return;
         };
+        known.told_names = true;
         let names = &mut known.names;
         if after > names.listed {
             // There is a gap before it.

@@ -226,10 +226,10 @@ fn a_whole_listing_tells_what_is_not_there() {
     assert!(matches!(cache.name(dir, &name("c")), NameKnown::Absent(_)));
     let child = flare("/d/a");
     assert_eq!(cache.name(dir, &name("a")), NameKnown::Child(child));
-    assert!(cache.name_left(dir, &name("a"), child).is_zero());
+    assert!(cache.name_left(dir, &name("a"), &attr(child, 1)).is_zero());
     learn_attr(&cache, 2, child);
     assert!(matches!(cache.name(dir, &name("a")), NameKnown::Here(..)));
-    assert!(!cache.name_left(dir, &name("a"), child).is_zero());
+    assert!(!cache.name_left(dir, &name("a"), &attr(child, 1)).is_zero());
 }
 
 #[test]
