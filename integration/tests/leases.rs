@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -94,7 +94,19 @@ fn a_change_that_time_and_size_do_not_show_is_seen() {
         return;
     };
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-    for (round, text) in ["first", "other", "third"].into_iter().enumerate() {
+    fs::write(one.join("file"), "zeroth").unwrap();
+    // Opened before any of the changes, with pages that are read again and again.
+    let held = [&one, &two].map(|mount| fs::File::open(mount.join("file")).unwrap());
+    let see = |file: &fs::File| {
+        let mut bytes = [0; 6];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    assert_eq!(held.each_ref().map(see), ["zeroth", "zeroth"]);
+    for (round, text) in ["first ", "second", "third ", "fourth"]
+        .into_iter()
+        .enumerate()
+    {
         let (here, there) = if round % 2 == 0 {
             (&one, &two)
         } else {
@@ -112,6 +124,21 @@ fn a_change_that_time_and_size_do_not_show_is_seen() {
             let path = mount.join("file");
             assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), time);
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        // By the other mount, and attributes as well: setattr brings the kernel the new time
+        // without its comparing it.
+        let mut file = fs::File::options()
+            .write(true)
+            .open(here.join("file"))
+            .unwrap();
+        file.write_all(text.to_uppercase().as_bytes()).unwrap();
+        file.set_modified(time).unwrap();
+        let mode = fs::Permissions::from_mode(0o600 + round as u32);
+        fs::set_permissions(there.join("file"), mode).unwrap();
+        for file in &held {
+            assert_eq!(see(file), text.to_uppercase());
+            assert_eq!(file.metadata().unwrap().modified().unwrap(), time);
+            assert_eq!(see(file), text.to_uppercase());
         }
     }
 }

@@ -50,7 +50,7 @@ struct Known {
     inode: Inode,
     /// How often the kernel was told of it, less what it has forgotten.
     lookups: u64,
-    /// The kernel may have pages of it: they are of this version or later ones.
+    /// A file that was opened to read: its pages in the kernel are of this version or later ones.
     pages: Option<Stamp>,
 }
 
@@ -119,8 +119,7 @@ impl InodeTable {
         row.lookups += 1;
     }
 
-    /// Whether the kernel may have pages of a file from before its last change. It compares only
-    /// time and size, with those that it has taken last, which may not be those of its pages.
+    /// Whether the kernel may have pages of a file from before its last change.
     pub fn has_old_pages(&self, attr: &Attr) -> bool {
         let known = locked(&self.known);
         let row = known.get(&attr.ino());
@@ -128,15 +127,14 @@ impl InodeTable {
         pages.is_some_and(|version| version != attr.version)
     }
 
-    /// From now on the kernel has no pages of a file but of this version or a later one: it is
-    /// about to read its first, or the old ones have been dropped.
-    pub fn pages_are(&self, attr: &Attr, dropped: bool) {
-        if attr.kind == Kind::File
-            && let Some(row) = locked(&self.known).get_mut(&attr.ino())
-            && (dropped || row.pages.is_none())
-        {
-            row.pages = Some(attr.version);
-        }
+    /// The kernel is about to open a file to read it, as it is now. Whether it may keep the
+    /// pages that it has; if not, it drops them, and all that it has from then on are newer.
+    pub fn opens_to_read(&self, attr: &Attr) -> bool {
+        let mut known = locked(&self.known);
+        let Some(row) = known.get_mut(&attr.ino()) else {
+            return false;
+        };
+        row.pages.replace(attr.version) == Some(attr.version)
     }
 
     /// A flare has another name now: what lies below it has other paths.

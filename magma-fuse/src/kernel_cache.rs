@@ -6,9 +6,10 @@
 //! that waits for that owner:
 //!
 //! * Attributes go with `FUSE_NOTIFY_INVAL_INODE` without a range, which waits for nothing. Pages
-//!   stay: the kernel asks for the attributes before it next reads from them, and drops them when
-//!   time or size have changed. Where a change leaves both as they were, [`drop_pages`] does it
-//!   before the kernel is told the attributes.
+//!   stay, and are not trusted: see [`crate::pages`]. Telling the kernel to drop a range would wait for
+//!   pages that are being read, uninterruptibly: a mount that is killed while it waits would keep
+//!   its own device open, nobody would ever answer that read, and sync(2) would hang for the whole
+//!   host (tried).
 //! * Names would go with `FUSE_NOTIFY_INVAL_ENTRY`, which takes the directory's lock, and a
 //!   create in that directory may hold it while it waits for the very owner. Instead the mount's
 //!   epoch is raised (`FUSE_NOTIFY_INC_EPOCH`, Linux 6.16): every name is looked up again
@@ -135,14 +136,6 @@ impl Worker {
             }
             std::thread::sleep(KNOWN_PAUSE);
         }
-    }
-}
-
-/// Drops the pages of a file. Waits for those that are being read, so that what an older read
-/// brings goes too: not for a thread that answers the kernel or a recall.
-pub fn drop_pages(notifier: &Notifier, node: INodeNo) {
-    if let Err(error) = notifier.inval_inode(node, 0, 0) {
-        tracing::debug!(%error, ino = node.0, "no pages to drop");
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`volume`] | what a mount shows: the client in terms of inodes and handles |
 //! | [`inodes`] | what the kernel refers to by inode number |
 //! | [`kernel_cache`] | what the kernel remembers, and how it is made to forget |
+//! | [`pages`] | when the kernel may keep the pages of a file |
 //! | [`handles`] | open files and directories |
 //! | [`listing`] | readdir: cookies, batches, attributes |
 //! | [`credentials`] | who asks: groups of the calling process |
@@ -26,4 +27,5 @@ pub mod inodes;
 pub mod kernel_cache;
 pub mod listing;
 pub mod mount;
+pub mod pages;
 pub mod volume;

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use fuser::{FileAttr, FileHandle, FopenFlags, Generation, INodeNo, Notifier};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use magma_core::error::{OpError, OpResult};
@@ -20,26 +20,9 @@ use crate::convert::{OpenHow, file_attr, generation};
 use crate::dht::{self, DhtItem};
 use crate::handles::{Handle, HandleTable, OpenDirectory, OpenFile};
 use crate::inodes::{Inode, InodeTable};
-use crate::kernel_cache::{KernelCache, drop_pages};
+use crate::kernel_cache::KernelCache;
 use crate::listing::{self, DirItem, DirPart};
-
-/// How files are opened for writing: past the page cache. Writes of several processes to one
-/// file need no lock in the kernel: the owner orders them.
-const OPEN_TO_WRITE: FopenFlags =
-    FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
-/// How files are opened that are only read: through the page cache, and what is in it stays.
-/// Before each read the kernel makes sure of the attributes, which it may keep only while their
-/// lease is valid, and drops the pages when time or size have changed (`AUTO_INVAL_DATA`); for
-/// other changes see [`Volume::refresh_pages`].
-const OPEN_TO_READ: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
-
-fn open_flags(how: OpenHow) -> FopenFlags {
-    if how.writes() {
-        OPEN_TO_WRITE
-    } else {
-        OPEN_TO_READ
-    }
-}
+use crate::pages::{nudged, open_flags};
 
 /// A name as the kernel is told of it.
 #[derive(Clone, Debug)]
@@ -62,7 +45,6 @@ pub struct Volume {
     handles: HandleTable,
     /// The kernel can be made to forget names, so it may be told some to keep.
     names: AtomicBool,
-    notifier: OnceLock<Notifier>,
 }
 
 impl Volume {
@@ -73,15 +55,12 @@ impl Volume {
             inodes: Arc::new(InodeTable::new(root)),
             handles: HandleTable::default(),
             names: AtomicBool::new(false),
-            notifier: OnceLock::new(),
         }
     }
 
     /// Has the kernel forget what leases covered before they are given back. Nothing is cached
     /// in the kernel without it.
     pub fn attached(&self, notifier: Notifier, device: OwnedFd) -> io::Result<()> {
-        // Once for each mount.
-        let _ = self.notifier.set(notifier.clone());
         let inodes = self.inodes.clone();
         let kernel = KernelCache::start(notifier, device, inodes, &self.names)?;
         self.client.set_cache_sink(Arc::new(kernel));
@@ -135,7 +114,8 @@ impl Volume {
             return Err(OpError::Io);
         }
         self.inodes.seen(parent, name, attr.flare, attr.kind);
-        let ttl = match self.names.load(Ordering::Relaxed) {
+        let keeps = self.names.load(Ordering::Relaxed) && !self.inodes.has_old_pages(attr);
+        let ttl = match keeps {
             true => self.client.name_left(parent.flare(), name, attr),
             false => Duration::ZERO,
         };
@@ -146,23 +126,12 @@ impl Volume {
         })
     }
 
-    fn attributes(&self, found: &Found) -> Attributes {
-        let ttl = self.client.attr_left(&found.attr);
-        (ttl, file_attr(&found.attr))
-    }
-
-    /// Drops pages that the kernel would keep although the file has changed, before it is told
-    /// the attributes. The kernel's own rule is to compare time and size.
-    async fn refresh_pages(&self, attr: &Attr) {
-        let Some(notifier) = self.notifier.get().cloned() else {
-            return;
-        };
-        if self.inodes.has_old_pages(attr) {
-            let node = INodeNo(attr.ino());
-            let dropped = tokio::task::spawn_blocking(move || drop_pages(&notifier, node));
-            // Only a runtime that ends does not get there.
-            let _ = dropped.await;
-            self.inodes.pages_are(attr, true);
+    fn attributes(&self, found: &Found, fh: Option<FileHandle>) -> Attributes {
+        let attr = file_attr(&found.attr);
+        match (self.inodes.has_old_pages(&found.attr), fh) {
+            (false, _) => (self.client.attr_left(&found.attr), attr),
+            (true, None) => (Duration::ZERO, attr),
+            (true, Some(_)) => (Duration::ZERO, nudged(attr)),
         }
     }
 
@@ -185,8 +154,6 @@ impl Volume {
             return None;
         }
         match self.client.lookup_known(&dir, name)? {
-            // It takes a moment, and must not hold this thread up.
-            Ok(found) if self.inodes.has_old_pages(&found.attr) => None,
             Ok(found) => Some(self.entry(&dir, name, found)),
             Err(error) => Some(Err(error)),
         }
@@ -202,10 +169,7 @@ impl Volume {
             },
         };
         let attr = self.client.attr_known(flare)?;
-        if self.inodes.has_old_pages(&attr) {
-            return None;
-        }
-        Some(self.attributes(&Found { attr }))
+        Some(self.attributes(&Found { attr }, fh))
     }
 
     /// A name.
@@ -219,7 +183,6 @@ impl Volume {
             Inode::Flare(dir) if is_dht(&dir, name) => self.dht_entry(DhtItem::Directory),
             Inode::Flare(dir) => {
                 let found = self.client.lookup(&dir, name, cred).await?;
-                self.refresh_pages(&found.attr).await;
                 self.entry(&dir, name, found)
             }
             Inode::Dht(DhtItem::Directory) => {
@@ -254,8 +217,7 @@ impl Volume {
             return Ok((Duration::ZERO, attr));
         }
         let found = self.client.getattr(self.flare(ino, fh)?, cred).await?;
-        self.refresh_pages(&found.attr).await;
-        Ok(self.attributes(&found))
+        Ok(self.attributes(&found, fh))
     }
 
     /// Changes attributes.
@@ -272,7 +234,7 @@ impl Volume {
         let set = SetAttr { by_handle, ..set };
         let found = self.client.setattr(flare, set, cred).await?;
         // Told to keep nothing: the kernel takes these without looking whether they were recalled
-        // on their way. Nor are pages dropped here: it lets no write begin meanwhile.
+        // on their way.
         Ok((Duration::ZERO, file_attr(&found.attr)))
     }
 
@@ -395,10 +357,12 @@ impl Volume {
             }
         };
         let found = self.client.open(node.flare(), how.open_for(), cred).await?;
-        if !how.writes() {
-            self.inodes.pages_are(&found.attr, false);
-        }
-        Ok((self.opened(found.attr.flare, how, cred), open_flags(how)))
+        let flags = self.open_flags(&found.attr, how);
+        Ok((self.opened(found.attr.flare, how, cred), flags))
+    }
+
+    fn open_flags(&self, attr: &Attr, how: OpenHow) -> FopenFlags {
+        open_flags(how, !how.writes() && self.inodes.opens_to_read(attr))
     }
 
     fn opened(&self, flare: FlareRef, how: OpenHow, cred: &Credentials) -> FileHandle {
@@ -428,10 +392,8 @@ impl Volume {
         let (flare, attr) = (found.attr.flare, found.attr.clone());
         match self.new_entry(&dir, name, found) {
             Ok(entry) => {
-                if !how.writes() {
-                    self.inodes.pages_are(&attr, false);
-                }
-                Ok((entry, self.opened(flare, how, cred), open_flags(how)))
+                let flags = self.open_flags(&attr, how);
+                Ok((entry, self.opened(flare, how, cred), flags))
             }
             Err(error) => {
                 self.client.close_file(flare, cred).await?;
