@@ -123,19 +123,11 @@ impl Handle<FollowLava> for Replica {
     }
 }
 
-/// Everything about the history of a slice keeps its order; the rest need not wait for it.
 fn lane(message: &PeerMessage) -> Lane {
-    match message {
-        PeerMessage::Ship { .. }
-        | PeerMessage::CopyBegin { .. }
-        | PeerMessage::CopyRows { .. }
-        | PeerMessage::SyncTo { .. } => Lane::Replication,
-        PeerMessage::ShipAck { .. }
-        | PeerMessage::ShipFrom { .. }
-        | PeerMessage::CopyAck { .. }
-        | PeerMessage::Synced { .. }
-        | PeerMessage::Step(_)
-        | PeerMessage::StepDone(_) => Lane::Control,
+    if message.is_history() {
+        Lane::Replication
+    } else {
+        Lane::Control
     }
 }
 

@@ -277,7 +277,7 @@ pub enum Op {
 
 impl Op {
     /// The flares that it changes, as far as they are known beforehand: leases on them are
-    /// recalled first.
+    /// recalled first. None when it changes nothing.
     pub fn changes(&self) -> [Option<Key>; 3] {
         match self {
             Op::SetAttr(flare, _)
@@ -320,33 +320,7 @@ impl Op {
 
     /// Whether it changes anything, and so needs exactly-once.
     pub fn is_mutation(&self) -> bool {
-        match self {
-            Op::SetAttr(..)
-            | Op::Create { .. }
-            | Op::Link { .. }
-            | Op::Unlink { .. }
-            | Op::Rmdir { .. }
-            | Op::Rename { .. }
-            | Op::Write { .. }
-            | Op::SetXattr(..)
-            | Op::RemoveXattr(..) => true,
-            Op::Open { truncate, .. } => *truncate,
-            Op::Guess { .. }
-            | Op::LookupEntry { .. }
-            | Op::GetAttr(_)
-            | Op::GetRoot
-            | Op::GetAttrs(_)
-            | Op::Close(_)
-            | Op::Read { .. }
-            | Op::Fsync { .. }
-            | Op::ReadDir { .. }
-            | Op::ReadLink(_)
-            | Op::GetXattr(..)
-            | Op::ListXattr(_)
-            | Op::StatFs
-            | Op::Renew
-            | Op::Inspect(_) => false,
-        }
+        self.changes().iter().any(Option::is_some)
     }
 }
 

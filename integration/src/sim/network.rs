@@ -22,17 +22,10 @@ pub enum Lane {
 
 /// The lane of a message.
 pub fn lane(message: &PeerMessage) -> Lane {
-    match message {
-        PeerMessage::Ship { .. }
-        | PeerMessage::CopyBegin { .. }
-        | PeerMessage::CopyRows { .. }
-        | PeerMessage::SyncTo { .. } => Lane::Replication,
-        PeerMessage::ShipAck { .. }
-        | PeerMessage::ShipFrom { .. }
-        | PeerMessage::CopyAck { .. }
-        | PeerMessage::Synced { .. }
-        | PeerMessage::Step(_)
-        | PeerMessage::StepDone(_) => Lane::Control,
+    if message.is_history() {
+        Lane::Replication
+    } else {
+        Lane::Control
     }
 }
 

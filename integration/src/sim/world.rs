@@ -1,12 +1,21 @@
 //! The scheduler: what is due next, and what it does.
+//!
+//! | file | what |
+//! |---|---|
+//! | `faults` | volcanos join, start, crash and lose their connections |
+//! | `agreement` | proposals, decisions, and lavas that spread |
+//! | `clients` | requests, replies, hellos and recalls |
+
+mod agreement;
+mod clients;
+mod faults;
 
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use magma_core::agreement::Change;
-use magma_core::engine::{Action, Event, IoDone, IoJob, Origin};
-use magma_core::ids::{Epoch, SessionId, Slot, SlotSeq, Stamp, VolcanoId};
-use magma_core::key::Key;
+use magma_core::engine::{Action, Event, IoDone, IoJob};
+use magma_core::ids::{Epoch, SessionId, Slot, SlotSeq, VolcanoId};
 use magma_core::lava::Lava;
 use magma_core::store::{Store, View};
 use magma_core::wire::flare_protocol::{FromClient, Reply, Request, ToClient};
@@ -15,12 +24,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::agreement::Agreement;
-use super::client::{Client, Wants};
-use super::handover::{self, Next, Stage};
+use super::client::Client;
+use super::handover::{self, Stage};
 use super::network::{Dialled, Network, lane};
 use super::volcano::Volcano;
 use super::{Plan, tasks};
-use crate::invariants;
 
 /// The engine is told that time has passed this often, in milliseconds.
 const TICK_MS: u64 = 100;
@@ -346,127 +354,6 @@ impl World {
         let _ = writeln!(std::io::stderr(), "{} {what}", self.time);
     }
 
-    // Volcanos.
-
-    fn add_volcano(&mut self, id: VolcanoId) {
-        let volcano = Volcano::new(id, self.agreement.lava().clone());
-        self.volcanos.insert(id, volcano);
-        self.stages.insert(id, Stage::Idle);
-        self.at(0, Due::Restart(id));
-    }
-
-    fn start(&mut self, id: VolcanoId) -> Result<(), String> {
-        let lava = self.agreement.lava().clone();
-        let fresh = self.rng.random_bool(0.5);
-        let others: Vec<VolcanoId> = self.volcanos.keys().copied().filter(|v| *v != id).collect();
-        let Some(volcano) = self.volcanos.get_mut(&id) else {
-            return Ok(());
-        };
-        if fresh {
-            volcano.lava = lava.clone();
-        }
-        volcano.start(self.time)?;
-        let life = volcano.life;
-        self.post(id, Event::Serve);
-        // Clients notice that their connection has ended, and make a new one.
-        for client in 0..self.clients.len() {
-            let delay = self.delay();
-            let to = (id, life);
-            self.at(delay, Due::Hello { to, client });
-        }
-        self.at(0, Due::Tick(id, life));
-        let delay = self.delay();
-        self.at(delay, Due::Lava(id, Box::new(lava)));
-        for other in others {
-            for dialled in [(id, other), (other, id)] {
-                let delay = 1 + self.delay();
-                self.at(delay, Due::Connect(dialled));
-            }
-        }
-        Ok(())
-    }
-
-    fn crash(&mut self, id: VolcanoId) -> Result<(), String> {
-        let lost_actions = self.rng.random_bool(0.5);
-        let Some(volcano) = self.volcanos.get_mut(&id).filter(|v| v.is_running()) else {
-            return Ok(());
-        };
-        if lost_actions {
-            // A batch was committed, and nobody heard of it.
-            volcano.handle(self.time)?;
-        }
-        volcano.crash();
-        self.stages.insert(id, Stage::Idle);
-        let others: Vec<VolcanoId> = self.volcanos.keys().copied().filter(|v| *v != id).collect();
-        for other in others {
-            self.network.disconnect((id, other));
-            self.disconnect((other, id));
-        }
-        let delay = self.rng.random_range(1..3_000);
-        self.at(delay, Due::Restart(id));
-        Ok(())
-    }
-
-    fn is_running(&self, id: VolcanoId) -> bool {
-        self.volcanos.get(&id).is_some_and(Volcano::is_running)
-    }
-
-    fn connect(&mut self, dialled: Dialled) {
-        let both = self.is_running(dialled.0) && self.is_running(dialled.1);
-        if both && !self.network.is_up(dialled) {
-            self.network.connect(dialled);
-            self.post(dialled.0, Event::PeerUp(dialled.1));
-        }
-    }
-
-    fn disconnect(&mut self, dialled: Dialled) {
-        if self.network.disconnect(dialled) {
-            self.post(dialled.0, Event::PeerDown(dialled.1));
-        }
-    }
-
-    fn fault(&mut self) -> Result<(), String> {
-        if !self.faults {
-            return Ok(());
-        }
-        let ids: Vec<VolcanoId> = self.volcanos.keys().copied().collect();
-        let one = ids[self.rng.random_range(0..ids.len())];
-        let other = ids[self.rng.random_range(0..ids.len())];
-        if self.rng.random_bool(0.4) {
-            self.crash(one)?;
-        } else if one != other {
-            self.disconnect((one, other));
-            let delay = self.rng.random_range(1..1_500);
-            self.at(delay, Due::Connect((one, other)));
-        }
-        let longest = if self.plan.churn { 800 } else { 4_000 };
-        let pause = self.rng.random_range(50..longest);
-        self.at(pause, Due::Fault);
-        Ok(())
-    }
-
-    fn join(&mut self) -> Result<(), String> {
-        let known = self.volcanos.len() as u32;
-        let settled = self
-            .agreement
-            .lava()
-            .volcanos
-            .iter()
-            .all(|v| self.agreement.lava().owned_by(v.id).next().is_some());
-        if known < 2 || (self.joins_left > 0 && settled) {
-            self.joins_left -= u32::from(known >= 2);
-            let last = VolcanoId(self.rng.random_range(1..=u64::from(known)));
-            let id = self.agreement.join(last)?;
-            self.add_volcano(id);
-            self.spread();
-        }
-        if self.joins_left > 0 {
-            let delay = self.rng.random_range(100..6_000);
-            self.at(delay, Due::Join);
-        }
-        Ok(())
-    }
-
     fn post(&mut self, id: VolcanoId, event: Event) {
         let Some(volcano) = self.volcanos.get_mut(&id).filter(|v| v.is_running()) else {
             return;
@@ -623,233 +510,6 @@ impl World {
             IoJob::WriteBack { .. } => Ok(IoDone::Started),
         };
         done.map_err(|error| error.to_string())
-    }
-
-    // The agreement.
-
-    fn spread(&mut self) {
-        let lava = self.agreement.lava().clone();
-        let ids: Vec<VolcanoId> = self.volcanos.keys().copied().collect();
-        for id in ids {
-            let delay = self.delay();
-            self.at(delay, Due::Lava(id, Box::new(lava.clone())));
-        }
-    }
-
-    fn learn(&mut self, id: VolcanoId, lava: Lava) -> Result<(), String> {
-        if let Some(volcano) = self.volcanos.get_mut(&id)
-            && lava.epoch > volcano.lava.epoch
-        {
-            volcano.lava = lava.clone();
-        }
-        self.post(id, Event::Lava(Box::new(lava)));
-        Ok(())
-    }
-
-    fn send_proposal(&mut self, by: VolcanoId, epoch: Epoch, change: Change, handover: bool) {
-        let life = self.volcanos.get(&by).map_or(0, |v| v.life);
-        let delay = self.delay();
-        let due = Due::Propose {
-            by,
-            life,
-            epoch,
-            change: Box::new(change),
-            handover,
-        };
-        self.at(delay, due);
-    }
-
-    fn propose(
-        &mut self,
-        by: VolcanoId,
-        life: u64,
-        epoch: Epoch,
-        change: Box<Change>,
-        handover: bool,
-    ) -> Result<(), String> {
-        let accepted = self.agreement.propose(epoch, &change);
-        if self.trace {
-            self.note(&format!("agreement: {change:?} of {by}: {accepted}"));
-        }
-        let lava = accepted.then(|| Box::new(self.agreement.lava().clone()));
-        if accepted {
-            self.spread();
-        }
-        let delay = self.delay();
-        let due = Due::Decided {
-            to: by,
-            life,
-            change,
-            lava,
-            handover,
-        };
-        self.at(delay, due);
-        Ok(())
-    }
-
-    fn decided(
-        &mut self,
-        to: VolcanoId,
-        life: u64,
-        change: Box<Change>,
-        lava: Option<Box<Lava>>,
-        handover: bool,
-    ) -> Result<(), String> {
-        if self.volcanos.get(&to).is_none_or(|v| v.life != life) {
-            return Ok(());
-        }
-        let accepted = lava.is_some();
-        if let Some(lava) = &lava {
-            self.learn(to, (**lava).clone())?;
-        }
-        if !handover {
-            self.post(to, Event::Proposed { change, accepted });
-            return Ok(());
-        }
-        if let Some(volcano) = self.volcanos.get(&to) {
-            let epoch = volcano.lava.epoch;
-            let stage = self.stages.entry(to).or_default();
-            let next = handover::decided(stage, volcano, &change, lava.as_deref());
-            self.follow(to, epoch, next);
-        }
-        Ok(())
-    }
-
-    fn follow(&mut self, id: VolcanoId, epoch: Epoch, next: Next) {
-        match next {
-            Next::Wait => {}
-            Next::Propose(change) => self.send_proposal(id, epoch, change, true),
-            Next::Post(event) => self.post(id, event),
-        }
-    }
-
-    // Clients.
-
-    fn poll(&mut self, client: usize) -> Result<(), String> {
-        match self.clients[client].poll()? {
-            Wants::Request => self.send_request(client),
-            Wants::Pause(ms) => {
-                let waits = self.clients[client].waits;
-                self.at(ms, Due::Wake(client, waits));
-            }
-            Wants::Ended => self.working -= 1,
-        }
-        Ok(())
-    }
-
-    fn send_request(&mut self, client: usize) {
-        let Some((request, payload)) = self.clients[client].request(self.time) else {
-            return;
-        };
-        let ids: Vec<VolcanoId> = self.volcanos.keys().copied().collect();
-        let any = ids[self.rng.random_range(0..ids.len())];
-        let owner = self.clients[client].lava.owner_of(request.key);
-        // Now and then by way of another volcano, which passes it on.
-        let to = match self.rng.random_bool(0.1) {
-            true => any,
-            false => owner.unwrap_or(any),
-        };
-        let delay = self.delay();
-        let due = Due::Request {
-            to,
-            client,
-            proxied: false,
-            request: Box::new(request),
-            payload,
-        };
-        self.at(delay, due);
-        let waits = self.clients[client].waits;
-        self.at(ATTEMPT_MS, Due::SendAgain(client, waits));
-    }
-
-    fn request(
-        &mut self,
-        to: VolcanoId,
-        client: usize,
-        proxied: bool,
-        request: Box<Request>,
-        payload: Bytes,
-    ) {
-        let (slot, seq) = (request.slot, request.seq);
-        // Who has its answer closes what is still on its way.
-        if !self.clients[client].awaits(slot, seq) {
-            return;
-        }
-        if !proxied {
-            self.hello(to, client);
-        }
-        self.counter += 1;
-        let token = self.counter;
-        self.tokens.insert(token, Waiter { client, slot, seq });
-        let origin = Origin { token, proxied };
-        let event = Event::Request {
-            origin,
-            request,
-            payload,
-        };
-        self.post(to, event);
-    }
-
-    fn life(&self, id: VolcanoId) -> u64 {
-        self.volcanos.get(&id).map_or(0, |volcano| volcano.life)
-    }
-
-    /// A client has a connection to a volcano, which may be new.
-    fn hello(&mut self, to: VolcanoId, client: usize) {
-        let life = self.life(to);
-        if self.clients[client].cache.connect(to, life) {
-            let session = self.clients[client].session();
-            self.post(to, Event::SessionHello(session));
-        }
-    }
-
-    /// A client hears of a recall, and answers it.
-    fn told(&mut self, from: (VolcanoId, u64), session: SessionId, message: ToClient) {
-        let ToClient::Recall { keys, upto } = message else {
-            return;
-        };
-        let client = self.clients.iter_mut().find(|c| c.session() == session);
-        let heard = client.is_some_and(|client| client.cache.recall(from.0, from.1, &keys, upto));
-        if heard {
-            let delay = self.delay();
-            let message = FromClient::Recalled { keys, upto };
-            let due = Due::FromClient {
-                to: from,
-                session,
-                message,
-            };
-            self.at(delay, due);
-        }
-    }
-
-    /// What clients may show under leases, with the volcano that granted it.
-    pub fn leased(&self) -> impl Iterator<Item = (SessionId, Key, Stamp, VolcanoId)> {
-        self.clients.iter().flat_map(|client| {
-            let valid = client.cache.valid(self.time);
-            valid.map(|(key, version, owner)| (client.session(), key, version, owner))
-        })
-    }
-
-    fn reply(
-        &mut self,
-        from: (VolcanoId, u64),
-        client: usize,
-        slot: Slot,
-        seq: SlotSeq,
-        reply: Reply,
-        payload: Bytes,
-    ) -> Result<(), String> {
-        if !self.clients[client].awaits(slot, seq) {
-            return Ok(());
-        }
-        if self.clients[client].take(from, reply, payload) {
-            invariants::leases::check(self)?;
-            return self.poll(client);
-        }
-        let pause = self.rng.random_range(5..200);
-        let waits = self.clients[client].waits;
-        self.at(pause, Due::SendAgain(client, waits));
-        Ok(())
     }
 
     // Quiet.

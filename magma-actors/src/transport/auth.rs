@@ -9,8 +9,6 @@ mod verify;
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use hkdf::Hkdf;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -18,7 +16,6 @@ use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::CertifiedKey;
 use sha2::Sha256;
 use std::fmt;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -76,24 +73,6 @@ impl NetworkSecret {
     /// fetched the public key could guess it offline.
     pub fn is_weak(secret: &str) -> bool {
         strength::bits(secret) < STRONG_BITS
-    }
-
-    /// A new secret of 256 bits, printable.
-    ///
-    /// # Panics
-    /// If the operating system has no randomness: there is no safe way on from that.
-    pub fn generate() -> String {
-        let mut bytes = Zeroizing::new([0u8; 32]);
-        #[allow(clippy::expect_used)]
-        OsRng
-            .try_fill_bytes(bytes.as_mut_slice())
-            .expect("the operating system gives random bytes");
-        let mut text = String::with_capacity(64);
-        for byte in bytes.iter() {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        text
     }
 
     /// TLS of the side that dials.

@@ -37,5 +37,6 @@ mod tests {
         let key = generate().unwrap();
         assert_eq!(key.len(), 2 * KEY_BYTES);
         assert_ne!(key, generate().unwrap());
+        assert!(!magma_actors::transport::NetworkSecret::is_weak(&key));
     }
 }

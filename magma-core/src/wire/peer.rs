@@ -101,6 +101,25 @@ pub enum PeerMessage {
     StepDone(StepDone),
 }
 
+impl PeerMessage {
+    /// Whether it belongs to the history of a slice. Those keep their order on a lane of their
+    /// own; the others need not wait for them.
+    pub fn is_history(&self) -> bool {
+        match self {
+            PeerMessage::Ship { .. }
+            | PeerMessage::CopyBegin { .. }
+            | PeerMessage::CopyRows { .. }
+            | PeerMessage::SyncTo { .. } => true,
+            PeerMessage::ShipAck { .. }
+            | PeerMessage::ShipFrom { .. }
+            | PeerMessage::CopyAck { .. }
+            | PeerMessage::Synced { .. }
+            | PeerMessage::Step(_)
+            | PeerMessage::StepDone(_) => false,
+        }
+    }
+}
+
 /// A step of a transaction that another key's owner must do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {

@@ -4,7 +4,6 @@ use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Instant;
 
 use super::samples::{
     SLICE, content, create, flare, image, key, killed, put, record, row, stamp, write,
@@ -274,47 +273,4 @@ fn a_full_disk_keeps_nothing_half() {
         store.limit_pages(200).expect("limits");
         fill(store, layout);
     }
-}
-
-/// The figure in the documentation of [`crate::store::sqlite`]; `cargo test cost_of -- --ignored
-/// --nocapture` prints it.
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_a_create() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut store = SqliteStore::open(dir.path()).expect("opens");
-    let mut seq = 0;
-    for group in [1, 32, 1, 32] {
-        let start = Instant::now();
-        let count = 16_384;
-        for _ in 0..count / group {
-            store.begin().expect("begins");
-            for _ in 0..group {
-                seq += 1;
-                store
-                    .apply(&record(SLICE, seq, create(seq)))
-                    .expect("applies");
-            }
-            store.commit(Durability::Process).expect("commits");
-        }
-        let each = start.elapsed() / count as u32;
-        println!("in groups of {group}: {each:?} a create");
-    }
-    let start = Instant::now();
-    store.begin().expect("begins");
-    for n in 1..=10_000 {
-        store.flare(create(n)[0].key()).expect("reads");
-    }
-    println!("in a batch: {:?} a read", start.elapsed() / 10_000);
-    store.commit(Durability::Process).expect("commits");
-    let start = Instant::now();
-    for n in 1..=10_000 {
-        store.flare(create(n)[0].key()).expect("reads");
-    }
-    println!("alone: {:?} a read", start.elapsed() / 10_000);
-    let start = Instant::now();
-    for n in 1..=10_000 {
-        create(n);
-    }
-    println!("of which making the rows: {:?}", start.elapsed() / 10_000);
 }

@@ -11,7 +11,7 @@ use magma_core::op::{Answer, ListedEntry, NewFlare, Op, SetAttr};
 use magma_core::time::Timestamp;
 use magma_core::wire::flare_protocol::Grant;
 
-use super::{Cache, Lesson, NameKnown, Source, Ticket};
+use super::{Cache, Changing, Lesson, NameKnown, Source, Ticket};
 
 const OWNER: Source = Source {
     volcano: VolcanoId(1),
@@ -76,6 +76,17 @@ fn learn(cache: &Cache, ticket: Ticket, number: u64, op: &Op, result: &OpResult<
         op,
         result,
     });
+}
+
+fn changed(cache: &Cache, changing: Changing, ticket: Ticket, op: &Op, result: &OpResult<Answer>) {
+    let lesson = Lesson {
+        source: OWNER,
+        ticket,
+        grant: granted(2),
+        op,
+        result,
+    };
+    cache.changed(changing, &lesson);
 }
 
 fn learn_attr(cache: &Cache, number: u64, flare: FlareRef) {
@@ -178,14 +189,7 @@ fn what_we_are_changing_is_not_kept() {
     let set = Op::SetAttr(file, SetAttr::default());
     let ticket = cache.ticket();
     let result = Ok(Answer::Attr(Box::new(attr(file, 5))));
-    let lesson = Lesson {
-        source: OWNER,
-        ticket,
-        grant: granted(2),
-        op: &set,
-        result: &result,
-    };
-    cache.changed(changing.expect("a key"), &lesson);
+    changed(&cache, changing.expect("a key"), ticket, &set, &result);
     assert_eq!(cache.attr(file).expect("its own answer").0.size, 5);
     // Asked before the change, answered after it.
     let old = Ok(Answer::Attr(Box::new(attr(file, 1))));
@@ -202,14 +206,7 @@ fn of_two_changes_at_a_time_neither_answer_is_kept() {
     let set = Op::SetAttr(file, SetAttr::default());
     for changing in changes {
         let result = Ok(Answer::Attr(Box::new(attr(file, 5))));
-        let lesson = Lesson {
-            source: OWNER,
-            ticket,
-            grant: granted(2),
-            op: &set,
-            result: &result,
-        };
-        cache.changed(changing, &lesson);
+        changed(&cache, changing, ticket, &set, &result);
         assert!(cache.attr(file).is_none());
     }
     learn_attr(&cache, 3, file);
@@ -250,14 +247,8 @@ fn our_own_creates_and_removals_are_put_in() {
     };
     let change = |op: &Op, result: OpResult<Answer>| {
         let changing = cache.changing(op.changes().into_iter().flatten());
-        let lesson = Lesson {
-            source: OWNER,
-            ticket: cache.ticket(),
-            grant: granted(2),
-            op,
-            result: &result,
-        };
-        cache.changed(changing.expect("the directory"), &lesson);
+        let changing = changing.expect("the directory");
+        changed(&cache, changing, cache.ticket(), op, &result);
     };
     change(&create, Err(OpError::NoSpace));
     assert!(matches!(
