@@ -2,21 +2,24 @@
 //!
 //! A row that is only ever read as a whole is one MessagePack blob (named fields, so that a
 //! newer magmad can add a field without a migration); what is searched, sorted or counted is
-//! a column. All tables are `WITHOUT ROWID`: each is read by its primary key alone, and a
-//! second tree for a row number would double the pages that an operation dirties.
+//! a column. All tables but the one of contents are `WITHOUT ROWID`: each is read by its primary
+//! key alone, and a second tree for a row number would double the pages that an operation dirties.
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 
+use super::sqlite::content_id;
 use super::{StoreError, StoreResult};
+use crate::key::Key;
 
 /// Version 1: everything that the first release writes, and the tables (`undo`, `intents`)
 /// whose rows come with power-loss recovery.
 ///
 /// What belongs to one flare lies side by side in one table: its row (part 0), its links (1),
-/// extended attributes (2) and inline content (3). Keys are hashes, so that each table which a
-/// create touches costs a page of its own, twice: in the log and in the database.
+/// and extended attributes (2); in version 1 also inline content (3). Keys are hashes, so that
+/// each table which a create touches costs a page of its own, twice: in the log and in the
+/// database.
 ///
 /// Unfinished rows are found through partial indexes, which cost nothing for settled rows.
 /// Replies have no index on their key: they change with every operation and are looked up by
@@ -82,8 +85,42 @@ CREATE TABLE meta (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Version 2: inline content has a table of its own, and one with a row number. A search in a
+/// `WITHOUT ROWID` table reads every row that it compares with as a whole, and rows of more than
+/// about 1000 bytes lie on pages of their own, which were read again for each search: with many
+/// small files that was most of the store's time. The row number is the first 64 bits of the
+/// key, in its order, which no two flares share ([`super::View::prefix_taken`]); the key stands
+/// in the row, so that a mistake would be noticed.
+const VERSION_2: &str = "
+CREATE TABLE contents (
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL, data BLOB NOT NULL
+) STRICT;
+";
+
+type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
+
 /// Step `n` takes a store from version `n` to `n + 1`. A released step never changes.
-const MIGRATIONS: &[&str] = &[VERSION_1];
+const MIGRATIONS: &[Step] = &[
+    |transaction| transaction.execute_batch(VERSION_1),
+    |transaction| {
+        transaction.execute_batch(VERSION_2)?;
+        move_contents(transaction)
+    },
+];
+
+fn move_contents(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let mut found =
+        transaction.prepare("SELECT key, row FROM flares WHERE part = 3 ORDER BY key")?;
+    let mut put =
+        transaction.prepare("INSERT INTO contents (id, key, data) VALUES (?1, ?2, ?3)")?;
+    let mut rows = found.query([])?;
+    while let Some(row) = rows.next()? {
+        let key: [u8; 20] = row.get(0)?;
+        put.execute((content_id(Key(key)), key, row.get_ref(1)?.as_blob()?))?;
+    }
+    transaction.execute("DELETE FROM flares WHERE part = 3", [])?;
+    Ok(())
+}
 
 /// The version that this magmad writes.
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -136,7 +173,7 @@ pub fn migrate(connection: &mut Connection, path: &Path) -> StoreResult<()> {
     // One transaction: a crash between two steps leaves the store at its old version.
     let transaction = connection.transaction().map_err(failed)?;
     for step in pending {
-        transaction.execute_batch(step).map_err(failed)?;
+        step(&transaction).map_err(failed)?;
     }
     transaction
         .pragma_update(None, "user_version", VERSION)

@@ -42,6 +42,7 @@ use crate::limits::{PAGE_CACHE_KIB, WAL_CHECKPOINT_PAGES, WAL_KEPT_BYTES};
 #[cfg(test)]
 pub(super) use read::SEARCHES;
 use reply_keys::ReplyKeys;
+pub(super) use rows::content_id;
 
 /// Name of the database inside the store's directory.
 pub const DATABASE_FILE: &str = "store.sql";

@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, Params};
 use serde::de::DeserializeOwned;
 
 use super::reply_keys::ReplyKeys;
-use super::rows::{NO_NAME, Part, identity, limit, ordered, parse_tx, tx};
+use super::rows::{NO_NAME, Part, content_id, identity, limit, ordered, parse_tx, tx};
 use super::{META_CLOCK, SqliteStore};
 use crate::effect::{ContentWrite, Effect, Record};
 use crate::flare::{Decision, EntryRow, FlareRow, Layout, LinkRow, Name, OutboxRow, ReplyRow};
@@ -109,8 +109,8 @@ impl SqliteStore {
 
     /// Content inside the row.
     pub(super) fn inline(&self, key: Key) -> StoreResult<Option<Vec<u8>>> {
-        self.reading(PART)?
-            .query_row((key.0, Part::Inline as i64, NO_NAME), |row| row.get(0))
+        self.reading("SELECT data FROM contents WHERE id = ?1 AND key = ?2")?
+            .query_row((content_id(key), key.0), |row| row.get(0))
             .optional()
             .map_err(|source| self.failed(source))
     }
@@ -361,7 +361,7 @@ impl View for SqliteStore {
 
     fn content_place(&self, row: &FlareRow) -> String {
         match row.layout {
-            Layout::Inline => format!("{}, table inline", self.path.display()),
+            Layout::Inline => format!("{}, table contents", self.path.display()),
             Layout::Segments => self.content.path(row.flare_ref(), 0).display().to_string(),
         }
     }

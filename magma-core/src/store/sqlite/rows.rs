@@ -21,8 +21,6 @@ pub(super) enum Part {
     Link = 1,
     /// The value of an extended attribute.
     Xattr = 2,
-    /// Inline content. Its name is empty.
-    Inline = 3,
 }
 
 /// The name of a part that there is one of.
@@ -72,6 +70,11 @@ pub(super) fn identity(number: u64) -> i64 {
 /// A number that is compared: those past what SQLite counts to are all the highest.
 pub(super) fn ordered(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The row number of a flare's inline content: the first 64 bits of the key, sorted as keys are.
+pub(in crate::store) fn content_id(key: Key) -> i64 {
+    (key.ino() ^ (1 << 63)) as i64
 }
 
 /// A limit of rows.

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 
-use super::rows::{NO_NAME, Part, identity, link_name, ordered, tx};
+use super::rows::{NO_NAME, Part, content_id, identity, link_name, ordered, tx};
 use super::{META_CLOCK, SqliteStore};
 use crate::effect::{ContentWrite, Effect, Record};
 use crate::flare::{EntryRow, FlareRow, Layout, LinkRow, OutboxRow, ReplyRow};
@@ -158,6 +158,7 @@ impl SqliteStore {
         if row.layout == Layout::Segments {
             self.doomed.insert(flare);
         }
+        self.put_inline(key, &[])?;
         self.execute("DELETE FROM flares WHERE key = ?1", [key.0])
     }
 
@@ -234,10 +235,25 @@ impl SqliteStore {
 
     /// Empty content has no row.
     fn put_inline(&self, key: Key, data: &[u8]) -> StoreResult<()> {
+        let id = content_id(key);
         if data.is_empty() {
-            return self.drop_part(key, Part::Inline, NO_NAME);
+            return self.execute(
+                "DELETE FROM contents WHERE id = ?1 AND key = ?2",
+                (id, key.0),
+            );
         }
-        self.put_part(key, Part::Inline, NO_NAME, false, data)
+        let kept = self
+            .connection
+            .prepare_cached(
+                "INSERT INTO contents (id, key, data) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (id) DO UPDATE SET data = excluded.data WHERE key = excluded.key",
+            )
+            .and_then(|mut statement| statement.execute((id, key.0, data)))
+            .map_err(|source| self.failed(source))?;
+        match kept {
+            0 => Err(self.damaged("contents", format!("another key has the place of {key}"))),
+            _ => Ok(()),
+        }
     }
 
     fn write_content(&mut self, write: &ContentWrite, layout: Layout) -> StoreResult<()> {
@@ -379,6 +395,10 @@ impl Store for SqliteStore {
             for sql in CLEAR_RANGE {
                 store.execute(sql, (start.0, upto.0))?;
             }
+            store.execute(
+                "DELETE FROM contents WHERE id BETWEEN ?1 AND ?2 AND key BETWEEN ?3 AND ?4",
+                (content_id(start), content_id(upto), start.0, upto.0),
+            )?;
             if !more {
                 // Replies are not sorted by key: they go together, at the end.
                 store.reply_keys.replace(None);

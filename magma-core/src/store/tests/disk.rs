@@ -76,6 +76,32 @@ fn a_newer_schema_is_refused() {
 }
 
 #[test]
+fn inline_content_of_the_first_version_is_moved() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = SqliteStore::open(dir.path()).expect("opens");
+    let file = flare(1, 1);
+    let effects = vec![put(row(file, Layout::Inline, 3)), write(file, 0, b"abc")];
+    apply(&mut store, 1, effects).expect("applies");
+    let before = image(&store);
+    drop(store);
+    // As the first version had it.
+    let raw = rusqlite::Connection::open(dir.path().join(DATABASE_FILE)).expect("opens");
+    raw.execute_batch(
+        "INSERT INTO flares (key, part, name, unsettled, row)
+             SELECT key, 3, x'', 0, data FROM contents;
+         DROP TABLE contents;
+         PRAGMA user_version = 1;",
+    )
+    .expect("goes back");
+    drop(raw);
+
+    let store = SqliteStore::open(dir.path()).expect("migrates");
+    assert_eq!(image(&store), before);
+    let row = store.flare(file.key()).expect("reads").expect("is there");
+    assert_eq!(store.read(&row, 0, 3).expect("reads"), &b"abc"[..]);
+}
+
+#[test]
 fn a_damaged_row_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut store = SqliteStore::open(dir.path()).expect("opens");
