@@ -228,6 +228,9 @@ impl Runner {
             }
             if stop {
                 sentinel.disarm();
+                if let Err(error) = engine.finish() {
+                    tracing::error!("the last operations were not kept: {error}");
+                }
                 drop(engine);
                 let _ = self.output.send(Output::Stopped);
                 return;

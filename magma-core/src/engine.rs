@@ -103,6 +103,10 @@ pub struct Engine<S: Store> {
     local: VecDeque<event::Work>,
     actions: Vec<Action>,
     durability: Durability,
+    /// Something of this batch must be committed at its end.
+    firm: bool,
+    /// Something decided may wait for a later batch to be committed and shipped.
+    lazy: bool,
     /// A proposal that is under way, so that it is not made twice.
     proposing: Option<crate::agreement::Change>,
     /// Ranges whose rows are no longer ours, to be deleted bit by bit.
@@ -152,6 +156,8 @@ impl<S: Store> Engine<S> {
             local: VecDeque::new(),
             actions: Vec::new(),
             durability: Durability::Process,
+            firm: false,
+            lazy: false,
             proposing: None,
             clearing: Vec::new(),
             maybe_unsettled: BTreeSet::new(),
@@ -181,10 +187,9 @@ impl<S: Store> Engine<S> {
                 self.work(work)?;
             }
         }
-        self.flush_ships();
         self.flush_recalls();
         self.reserve_clock()?;
-        self.store.commit(self.durability)?;
+        self.end_batch(self.durability)?;
         if self.durability == Durability::Disk {
             self.disk_committed();
         }
@@ -198,12 +203,27 @@ impl<S: Store> Engine<S> {
             while let Some(work) = self.local.pop_front() {
                 self.work(work)?;
             }
-            self.flush_ships();
             self.flush_recalls();
-            self.store.commit(Durability::Process)?;
+            self.end_batch(Durability::Process)?;
             self.release_after_commit();
         }
         Ok(std::mem::take(&mut self.actions))
+    }
+
+    /// Commits the batch, unless all that it has decided may wait for the next one.
+    fn end_batch(&mut self, durability: Durability) -> StoreResult<()> {
+        if self.lazy && !self.firm && durability == Durability::Process {
+            return Ok(());
+        }
+        self.flush_ships();
+        (self.lazy, self.firm) = (false, false);
+        self.store.commit(durability)
+    }
+
+    /// Commits what was left for a later batch: the volcano ends.
+    pub fn finish(&mut self) -> StoreResult<()> {
+        self.lazy = false;
+        self.store.commit(Durability::Process)
     }
 
     /// The store, for questions that change nothing.
@@ -264,7 +284,10 @@ impl<S: Store> Engine<S> {
                 }
                 Ok(())
             }
-            Event::Tick => self.housekeeping(),
+            Event::Tick => {
+                self.firm = true;
+                self.housekeeping()
+            }
         }
     }
 
@@ -296,7 +319,8 @@ impl<S: Store> Engine<S> {
         const AHEAD: u64 = 10_000_000_000;
         if self.clock.last() + AHEAD / 2 > self.ceiling && self.clock.last() > 0 {
             self.ceiling = self.clock.last() + AHEAD;
-            self.store.set_clock_ceiling(self.ceiling)?;
+            let ceiling = self.ceiling;
+            self.rows().set_clock_ceiling(ceiling)?;
         }
         Ok(())
     }

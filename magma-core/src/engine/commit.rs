@@ -6,6 +6,10 @@
 //! here on), then the records go out to the copies, each of which answers after a commit of
 //! its own. A reply leaves when the operation is committed here **and** acknowledged by every
 //! copy that counts: then it is in two processes' files, and in no process's memory only.
+//!
+//! The exception is what nobody waits for ([`Engine::commit_lazily`]): a batch that holds
+//! nothing else leaves its transaction open for the next one. A crash takes such an operation
+//! back here, and no copy has heard of it, because what is shipped is committed first.
 
 use super::event::Release;
 use super::{Action, Engine};
@@ -22,8 +26,31 @@ impl<S: Store> Engine<S> {
         Stamp(slice, self.lava.epoch, last.next())
     }
 
+    /// The store, for a change that the end of this batch commits.
+    pub(super) fn rows(&mut self) -> &mut S {
+        self.firm = true;
+        &mut self.store
+    }
+
     /// Makes effects the next operation of an owned slice.
     pub(super) fn commit(&mut self, slice: SliceId, effects: Vec<Effect>) -> StoreResult<Seq> {
+        self.firm = true;
+        self.decide(slice, effects)
+    }
+
+    /// As [`Engine::commit`], for what nobody waits for and what a crash may forget, because it
+    /// is found out again: it is committed and shipped together with the next operation of this
+    /// volcano, or when somebody asks for what it changed, or at the next tick.
+    pub(super) fn commit_lazily(
+        &mut self,
+        slice: SliceId,
+        effects: Vec<Effect>,
+    ) -> StoreResult<Seq> {
+        self.lazy = true;
+        self.decide(slice, effects)
+    }
+
+    fn decide(&mut self, slice: SliceId, effects: Vec<Effect>) -> StoreResult<Seq> {
         let Stamp(_, epoch, seq) = self.stamp(slice);
         let clock = self.clock.last();
         let record = Record {
@@ -69,7 +96,10 @@ impl<S: Store> Engine<S> {
     /// Lets something leave when an operation of a slice is acknowledged.
     pub(super) fn release_at(&mut self, slice: SliceId, seq: Seq, release: Release) {
         match self.owned.get_mut(&slice) {
-            Some(owned) if seq > owned.acked => owned.wait(seq, release),
+            Some(owned) if seq > owned.acked => {
+                owned.wait(seq, release);
+                self.firm = true;
+            }
             _ => self.release(release),
         }
     }
@@ -78,8 +108,11 @@ impl<S: Store> Engine<S> {
     pub(super) fn release_after_commit(&mut self) {
         let mut released = Vec::new();
         let mut drained = Vec::new();
+        let committed = !self.lazy;
         for owned in self.owned.values_mut() {
-            owned.committed = owned.last;
+            if committed {
+                owned.committed = owned.last;
+            }
             released.extend(owned.advance());
             if let (Some(to), false) = (owned.handing, owned.drained)
                 && owned.is_quiet()

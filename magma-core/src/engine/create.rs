@@ -291,7 +291,7 @@ impl<S: Store> Engine<S> {
                     Some(state) => state.reply_row(&Ok(answer.clone())),
                     None => self.reply_row_after(slice, flare.key(), tx, &Ok(answer.clone()))?,
                 });
-                let seq = self.commit(slice, effects)?;
+                let seq = self.commit_lazily(slice, effects)?;
                 if let (true, Some(state)) = (open, &state) {
                     self.add_open(flare.key(), state.request.session);
                 }

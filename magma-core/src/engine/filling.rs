@@ -185,8 +185,8 @@ impl<S: Store> Engine<S> {
         held.attached = true;
         held.cursor = None;
         held.position = (epoch, Seq(0));
-        while self.store.clear_range(start, end, 1024)? {}
-        self.store.forget_slice(slice)?;
+        while self.rows().clear_range(start, end, 1024)? {}
+        self.rows().forget_slice(slice)?;
         self.cache.clear();
         Ok(())
     }
@@ -220,12 +220,12 @@ impl<S: Store> Engine<S> {
             held.position = (rows.epoch, rows.seq);
         }
         self.clock.receive(rows.clock, self.now.wall_nanos);
-        self.store.apply_rows(slice, &rows.effects)?;
+        self.rows().apply_rows(slice, &rows.effects)?;
         for effect in &rows.effects {
             self.cache.applied(effect);
         }
         if done {
-            self.store.set_position(slice, (rows.epoch, rows.seq))?;
+            self.rows().set_position(slice, (rows.epoch, rows.seq))?;
         }
         let done = done.then_some(rows.seq);
         self.send(

@@ -108,7 +108,7 @@ impl<S: Store> Engine<S> {
             .filter(|(_, seq)| seq.0 > JOURNAL_RECORDS)
             .collect();
         for (slice, seq) in long {
-            self.store
+            self.rows()
                 .trim_journal(slice, crate::ids::Seq(seq.0 - JOURNAL_RECORDS))?;
         }
         if self.serving {

@@ -19,7 +19,7 @@ use crate::wire::peer::PeerMessage;
 const CATCH_UP_BATCH: usize = 64;
 
 impl<S: Store> Engine<S> {
-    /// At the end of a batch: the operations decided in it, one message a slice and copy.
+    /// At the end of a batch: the operations decided up to it, one message a slice and copy.
     pub(super) fn flush_ships(&mut self) {
         let epoch = self.lava.epoch;
         for owned in self.owned.values_mut() {
@@ -27,6 +27,8 @@ impl<S: Store> Engine<S> {
                 continue;
             }
             let records = std::mem::take(&mut owned.outgoing);
+            // What a copy hears of is committed here first.
+            self.firm = true;
             let slice = owned.id;
             let mut targets: Vec<VolcanoId> = owned
                 .copies
@@ -252,7 +254,7 @@ impl<S: Store> Engine<S> {
                 return Ok(());
             }
             held.position = (record.epoch, record.seq);
-            self.store.apply(&record)?;
+            self.rows().apply(&record)?;
             self.statistics.applied += 1;
             for effect in &record.effects {
                 self.cache.applied(effect);
@@ -268,7 +270,7 @@ impl<S: Store> Engine<S> {
             matches!(effect, Effect::Cut { .. }) || cursor.is_some_and(|at| effect.key() <= at)
         };
         let effects: Vec<Effect> = record.effects.into_iter().filter(behind).collect();
-        self.store.apply_rows(slice, &effects)?;
+        self.rows().apply_rows(slice, &effects)?;
         for effect in &effects {
             self.cache.applied(effect);
         }

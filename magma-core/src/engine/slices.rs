@@ -29,7 +29,7 @@ pub(super) struct Owned {
     dirty: HashMap<Key, Seq>,
     /// Content bytes of the operations not acknowledged yet.
     pub(super) in_flight: usize,
-    /// Operations of this batch, to be shipped when it ends.
+    /// Operations to be shipped when this batch ends, or a later one.
     pub(super) outgoing: Vec<Record>,
     /// The slice is being handed over to this volcano.
     pub(super) handing: Option<VolcanoId>,

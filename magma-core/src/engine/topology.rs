@@ -185,8 +185,8 @@ impl<S: Store> Engine<S> {
                 false => Default::default(),
             };
             match whole {
-                true => self.store.set_position(slice.id, position)?,
-                false => self.store.forget_slice(slice.id)?,
+                true => self.rows().set_position(slice.id, position)?,
+                false => self.rows().forget_slice(slice.id)?,
             }
             self.abandon(&mut owned);
             let held = Held {
@@ -365,8 +365,8 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         self.cache.clear();
-        if !self.store.clear_range(start, end, 256)? {
-            self.store.forget_slice(id)?;
+        if !self.rows().clear_range(start, end, 256)? {
+            self.rows().forget_slice(id)?;
             self.clearing.pop();
         }
         Ok(())

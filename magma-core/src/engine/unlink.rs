@@ -189,7 +189,7 @@ impl<S: Store> Engine<S> {
             Some(state) => state.reply_row(&answer),
             None => self.reply_row_after(slice, flare.key(), tx, &answer)?,
         });
-        let seq = self.commit(slice, effects)?;
+        let seq = self.commit_lazily(slice, effects)?;
         self.wake_key(flare.key());
         let Some(mut state) = state else {
             return Ok(());
