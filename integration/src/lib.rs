@@ -10,6 +10,7 @@
 //! | [`invariants`] | what must hold whenever that has come to rest |
 //! | [`source_tree`] | a tree of files with everything that is odd in one, the same each time |
 //! | [`snapshot`] | what a tree looks like, down to inode numbers and times |
+//! | [`suites`] | conformance suites that others wrote |
 //! | [`tools`] | programs of others (git, rsync, …) that work on a mount |
 //! | [`stores`] | the stores of volcanos that do not run |
 //!
@@ -25,6 +26,7 @@ pub mod sim;
 pub mod snapshot;
 pub mod source_tree;
 pub mod stores;
+pub mod suites;
 pub mod tools;
 pub mod volcano_process;
 

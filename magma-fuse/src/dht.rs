@@ -92,7 +92,10 @@ pub fn content(lava: &Lava, id: VolcanoId) -> Option<Arc<[u8]>> {
     let _ = writeln!(text, "name: {}", info.fqdn);
     let _ = writeln!(text, "address: {}", info.flare_addr());
     let _ = writeln!(text, "bandwidth: {} Kbit/s", info.bandwidth_kbit);
-    let _ = writeln!(text, "storage: {} bytes", info.storage_bytes);
+    let _ = match info.storage_bytes {
+        0 => writeln!(text, "storage: all of its disk"),
+        bytes => writeln!(text, "storage: {bytes} bytes"),
+    };
     let _ = writeln!(text, "network: {}", lava.network);
     let _ = writeln!(text, "epoch: {}", lava.epoch);
     let coordinator = lava.coordinator() == Some(id);

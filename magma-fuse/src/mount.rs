@@ -14,6 +14,7 @@
 pub mod fusermount;
 pub mod kernel;
 pub mod options;
+pub mod remount;
 pub mod table;
 pub mod unmount;
 
@@ -29,6 +30,7 @@ use fuser::{Filesystem, Notifier, Session, SessionACL};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 pub use options::MountOptions;
+pub use remount::{RemountError, remount};
 pub use table::{Device, Mount};
 pub use unmount::{UnmountError, unmount};
 

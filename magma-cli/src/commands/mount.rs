@@ -32,6 +32,15 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
                 output::FAILED
             }
         },
+        Ok(Invocation::Remount { target, flags }) => {
+            match magma_fuse::mount::remount(&target, flags) {
+                Ok(()) => 0,
+                Err(error) => {
+                    output::error(PROGRAM, error);
+                    helper::MOUNT_FAILURE
+                }
+            }
+        }
         Ok(Invocation::Mount(parsed)) => match variable {
             Ok(variable) => mount(*parsed, variable),
             Err(Refused::Usage(line) | Refused::Show(line)) => {

@@ -70,8 +70,14 @@ pub(super) fn padded(bytes: Bytes, len: usize) -> Bytes {
 /// Units of 512 bytes that content inside a row occupies.
 pub(super) fn inline_blocks(row: &FlareRow) -> u64 {
     match row.kind {
-        Kind::File | Kind::Symlink => row.size.min(INLINE_MAX).div_ceil(512),
-        Kind::Directory | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => 0,
+        Kind::File => row.size.min(INLINE_MAX).div_ceil(512),
+        // A target takes no block of its own, and so it is 0 from the birth on.
+        Kind::Symlink
+        | Kind::Directory
+        | Kind::Fifo
+        | Kind::Socket
+        | Kind::CharDevice
+        | Kind::BlockDevice => 0,
     }
 }
 

@@ -71,7 +71,11 @@ const IGNORED: &[&str] = &[
     "noiversion",
 ];
 /// The same, with a value.
-const IGNORED_WITH_VALUE: &[&str] = &["comment", "user", "helper", "uhelper", "retry"];
+const IGNORED_WITH_VALUE: &[&str] = &[
+    "comment", "user", "helper", "uhelper", "retry",
+    // What the kernel shows of a mount, and mount(8) passes on to a remount.
+    "user_id", "group_id", "max_read",
+];
 
 /// The usage, for `-h`.
 pub const USAGE: &str = "\
@@ -103,6 +107,13 @@ Usage: mount.magma --host=HOST[,HOST...] --key=KEY [OPTIONS] DIR
 pub enum Invocation {
     /// A mount.
     Mount(Box<Parsed>),
+    /// Other flags for one that is there.
+    Remount {
+        /// The mount point, as given.
+        target: PathBuf,
+        /// What it shall have, in full.
+        flags: MsFlags,
+    },
     /// The end of one.
     Unmount(PathBuf),
     /// The usage.
@@ -180,6 +191,7 @@ struct Settings {
     single_threaded: bool,
     foreground: bool,
     sloppy: bool,
+    remount: bool,
 }
 
 /// Reads the arguments after the program's name.
@@ -243,6 +255,13 @@ fn by_mount8<'a>(
     }
     for list in lists {
         settings.apply_list(list)?;
+    }
+    if settings.remount && !fake {
+        let mut flags = MsFlags::empty();
+        for option in &settings.flags {
+            apply_flag(&mut flags, option);
+        }
+        return Ok(Invocation::Remount { target, flags });
     }
     let port = settings.port.unwrap_or(DEFAULT_PORT);
     let parsed = Spec::parse(spec, port).map_err(|bad| bad.to_string())?;
@@ -351,9 +370,7 @@ impl Settings {
             ("allow_other", None) => self.allow_other = true,
             // Always on: the owner of a flare checks as well, but later.
             ("default_permissions", None) => {}
-            ("remount", None) => {
-                return Err("a mount cannot be changed: unmount it and mount it again".to_owned());
-            }
+            ("remount", None) => self.remount = true,
             (name, None) if IGNORED.contains(&name) => {}
             (name, Some(_)) if IGNORED_WITH_VALUE.contains(&name) => {}
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}

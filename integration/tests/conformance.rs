@@ -1,0 +1,124 @@
+//! What the suites of others say of a mount of three volcanos.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use integration::Cluster;
+use integration::mounted::can_mount;
+use integration::suites::PJDFSTEST;
+use integration::volcano_process::programs;
+use magma_cli::program::Program;
+
+/// Everything that it can test on Linux is switched on.
+const PJDFSTEST_SETTINGS: &str = r#"
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+stat_st_birthtime = {}
+utime_now = {}
+utimensat = {}
+
+[dummy_auth]
+entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
+
+[settings]
+naptime = 0.01
+"#;
+
+/// The tests that it leaves out, which docs/SEMANTICS.md gives the reasons for.
+const PJDFSTEST_SKIPS: [&str; 1] = ["link::link_count_max"];
+
+/// Runs in a mount namespace, where the helper is installed as mount(8) looks for it when a
+/// mount that stands in no fstab is mounted again.
+const IN_NAMESPACE: &str = r#"
+set -e
+mount -t overlay overlay -o "lowerdir=$1/sbin:/usr/sbin" /usr/sbin
+mount -t tmpfs other "$1/other"
+program=$2
+place=$3
+shift 3
+exec "$program" -c "$PWD/settings.toml" -s "$PWD/other" -p "$place" "$@"
+"#;
+
+/// Names of tests with what became of each.
+type Outcomes = BTreeMap<String, String>;
+
+#[test]
+fn pjdfstest_finds_nothing() {
+    if !can_mount() {
+        return;
+    }
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+    let mut cluster = Cluster::start(3);
+    let mount = cluster.mount(0);
+    let place = mount.join("suite");
+    fs::create_dir(&place).unwrap();
+
+    let mut outcomes = pjdfstest(&place, false, None);
+    // A process of its own for those that mount again: some of the others leave a file open for
+    // writing behind, and no file system becomes read-only under that.
+    let remounting = pjdfstest(&place, true, Some("erofs"));
+    assert!(remounting.len() > 10, "{remounting:?}");
+    outcomes.extend(remounting);
+
+    let skipped: Vec<&str> = outcomes
+        .iter()
+        .filter(|(_, outcome)| *outcome == "skipped")
+        .map(|(test, _)| test.as_str())
+        .collect();
+    assert_eq!(skipped, PJDFSTEST_SKIPS);
+    let passed = outcomes.values().filter(|outcome| *outcome == "ok").count();
+    assert_eq!(passed + skipped.len(), outcomes.len(), "{outcomes:?}");
+    assert!(passed > 390, "only {passed} tests ran");
+    mount.end();
+}
+
+fn pjdfstest(place: &Path, remount: bool, pattern: Option<&str>) -> Outcomes {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let sbin = scratch.path().join("sbin");
+    for dir in [&sbin, &scratch.path().join("other")] {
+        fs::create_dir(dir).expect("a directory");
+    }
+    install_helper(&sbin);
+    let settings = format!("{PJDFSTEST_SETTINGS}allow_remount = {remount}\n");
+    fs::write(scratch.path().join("settings.toml"), settings).expect("the settings");
+
+    let output = Command::new("timeout")
+        .args(["-k", "5", "400"])
+        .args(["unshare", "--mount", "sh", "-c", IN_NAMESPACE, "sh"])
+        .args([scratch.path(), &PJDFSTEST.program(), place])
+        .args(pattern)
+        .current_dir(scratch.path())
+        .output()
+        .expect("unshare starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{}\n{said}\n{errors}",
+        output.status
+    );
+    said.lines()
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter(|(test, outcome)| test.contains("::") && ["ok", "skipped"].contains(outcome))
+        .map(|(test, outcome)| (test.trim().to_owned(), outcome.to_owned()))
+        .collect()
+}
+
+fn install_helper(sbin: &Path) {
+    let helper = sbin.join("mount.fuse.magma");
+    let command = programs().command(Program::Mount);
+    let words: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| format!("'{}'", word.to_str().expect("a path in UTF-8")))
+        .collect();
+    fs::write(
+        &helper,
+        format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")),
+    )
+    .expect("the helper is written");
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("it is made executable");
+}
