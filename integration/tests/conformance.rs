@@ -8,7 +8,7 @@ use std::process::Command;
 
 use integration::Cluster;
 use integration::mounted::can_mount;
-use integration::suites::PJDFSTEST;
+use integration::suites::{FSX, PJDFSTEST};
 use integration::volcano_process::programs;
 use magma_cli::program::Program;
 
@@ -121,4 +121,62 @@ fn install_helper(sbin: &Path) {
     )
     .expect("the helper is written");
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("it is made executable");
+}
+
+/// Everything that fsx can do, but for direct I/O.
+const FSX_SETTINGS: &str = "
+flen = 1048576
+[opsize]
+max = 131072
+[weights]
+close_open = 1.0
+invalidate = 1.0
+mapread = 1.0
+mapwrite = 1.0
+read = 1.0
+write = 1.0
+truncate = 1.0
+fsync = 0.1
+fdatasync = 0.1
+posix_fallocate = 1.0
+punch_hole = 1.0
+sendfile = 1.0
+posix_fadvise = 1.0
+copy_file_range = 1.0
+";
+
+/// Operations of one run; `MAGMA_FSX_OPERATIONS=200000` makes it a long one.
+const FSX_OPERATIONS: &str = "2500";
+
+/// On one file, from one mount and then from the other.
+#[test]
+fn fsx_finds_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let program = FSX.program();
+    let operations =
+        std::env::var("MAGMA_FSX_OPERATIONS").unwrap_or_else(|_| FSX_OPERATIONS.to_owned());
+    let mut cluster = Cluster::start(3);
+    let mounts = [cluster.mount(0), cluster.mount(2)];
+    let scratch = tempfile::tempdir().unwrap();
+    let settings = scratch.path().join("fsx.toml");
+    fs::write(&settings, FSX_SETTINGS).unwrap();
+    for (seed, mount) in (1..).zip(mounts.iter().chain(&mounts)) {
+        let output = Command::new(&program)
+            .args(["-N", &operations, "-S", &format!("{seed}"), "-f"])
+            .arg(&settings)
+            .arg("-P")
+            .arg(scratch.path())
+            .arg(mount.join("exercised"))
+            .output()
+            .expect("fsx starts");
+        assert!(
+            output.status.success(),
+            "seed {seed}: {}\n{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
 }

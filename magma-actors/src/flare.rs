@@ -11,6 +11,7 @@ use magma_core::engine::{Action, Event, IoDone, IoJob, Origin};
 use magma_core::error::OpError;
 use magma_core::ids::{SessionId, VolcanoId};
 use magma_core::limits::ENGINE_QUEUE;
+use magma_core::op::Answer;
 use magma_core::store::content::{ContentFiles, WritebackRange};
 use magma_core::wire::flare_protocol::{FlareHello, FlareWelcome, Reply, Request, ToClient};
 use magma_core::wire::{PROTOCOL_VERSION, codec};
@@ -150,6 +151,7 @@ impl Flare {
             }
             Action::Tell { session, message } => self.tell(session, &message),
             Action::Io { job, io } => self.do_io(job, io),
+            Action::Fetch { job, to, request } => self.fetch(job, to, request),
             Action::Propose(change) => {
                 let node = self.node.clone();
                 let proposal = change.clone();
@@ -181,6 +183,42 @@ impl Flare {
                 tracing::debug!(target: "magma::f", %session, "a session could not be told: {error}");
             }
         }
+    }
+
+    /// Reads for a copy: at another owner, or here as a request of our own.
+    fn fetch(&mut self, job: u64, to: VolcanoId, request: Box<Request>) {
+        let (here, answered) = tokio::sync::oneshot::channel();
+        let (payload, reply_to) = (Bytes::new(), ReplyTo::Here(here));
+        if to == self.node.id {
+            self.admit(ClientRequest {
+                request,
+                payload,
+                proxied: true,
+                reply_to,
+            });
+        } else {
+            let forward = RouteForward {
+                to,
+                request,
+                payload,
+                reply_to,
+            };
+            post(&self.node.actors.keyspace, forward);
+        }
+        let node = self.node.clone();
+        actix_rt::spawn(async move {
+            let done = match answered.await {
+                Ok((mut reply, payload)) => match reply.results.pop() {
+                    Some(Ok(Answer::Data { len, .. })) if payload.len() >= len as usize => {
+                        IoDone::Read(payload.slice(..len as usize))
+                    }
+                    Some(Err(error)) => IoDone::Failed(error),
+                    Some(Ok(_)) | None => IoDone::Failed(OpError::Io),
+                },
+                Err(_) => IoDone::Failed(OpError::TryAgain),
+            };
+            node.engine.post_surely(Event::IoDone { job, done });
+        });
     }
 
     fn do_io(&self, job: u64, io: IoJob) {
@@ -239,6 +277,13 @@ impl Inner for Flare {
 
 impl Handle<ClientRequest> for Flare {
     fn handle(&mut self, message: ClientRequest, _: &mut GuardedContext<Self>) {
+        self.admit(message);
+    }
+}
+
+impl Flare {
+    /// Gives a request to the engine.
+    fn admit(&mut self, message: ClientRequest) {
         self.next_token += 1;
         let token = self.next_token;
         tracing::trace!(target: "magma::f", token, key = %message.request.key, ops = ?message.request.ops, "request");

@@ -41,6 +41,11 @@ pub enum Effect {
     Write(ContentWrite),
     /// Sets the length of the content: cuts it, or leaves a hole at the end.
     Truncate(FlareRef, u64),
+    /// Makes a range of content a hole: offset and length in bytes.
+    Punch(FlareRef, u64, u64),
+    /// Reserves the space of a range of content in a content file, as far as there is any:
+    /// offset and length in bytes, and whether the range may reach past the flare's size.
+    Reserve(FlareRef, u64, u64, bool),
     /// Moves inline content into a content file.
     Spill(FlareRef),
     /// Keeps the last reply of a slot.
@@ -106,9 +111,11 @@ impl Effect {
     pub fn key(&self) -> Key {
         match self {
             Effect::PutFlare(row) => row.key,
-            Effect::DropFlare(flare) | Effect::Truncate(flare, _) | Effect::Spill(flare) => {
-                flare.key()
-            }
+            Effect::DropFlare(flare)
+            | Effect::Truncate(flare, _)
+            | Effect::Punch(flare, ..)
+            | Effect::Reserve(flare, ..)
+            | Effect::Spill(flare) => flare.key(),
             Effect::Write(write) => write.flare.key(),
             Effect::PutReply(row) => row.key,
             Effect::Cut { start, .. } => *start,

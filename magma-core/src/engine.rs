@@ -35,6 +35,7 @@ mod housekeeping;
 mod leases;
 mod link;
 mod parking;
+mod ranges;
 mod rename;
 mod request;
 mod shipping;

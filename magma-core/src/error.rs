@@ -50,6 +50,9 @@ pub enum OpError {
     /// The buffer or value does not fit.
     #[error("the value does not fit")]
     Range,
+    /// Nothing but a hole, or the end, from this offset on.
+    #[error("no data from this offset on")]
+    NoData,
     /// More than an attribute, list or message may hold.
     #[error("the argument is too big")]
     ArgumentTooBig,
@@ -110,6 +113,8 @@ impl OpError {
             OpError::Stale => libc::ESTALE,
             OpError::NoAttribute => libc::ENODATA,
             OpError::Range => libc::ERANGE,
+            // lseek(2): SEEK_DATA and SEEK_HOLE past the end.
+            OpError::NoData => libc::ENXIO,
             OpError::ArgumentTooBig => libc::E2BIG,
             OpError::Unsupported => libc::EOPNOTSUPP,
             OpError::IntoItself => libc::EINVAL,

@@ -121,6 +121,22 @@ pub enum XattrMode {
     Replace,
 }
 
+/// What becomes of a range of content without data from a client: fallocate(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AllocateHow {
+    /// Its space is reserved, and the file reaches to its end at least.
+    Extend,
+    /// Its space is reserved, also past the end of the file (`FALLOC_FL_KEEP_SIZE`).
+    KeepSize,
+    /// It becomes a hole (`FALLOC_FL_PUNCH_HOLE`).
+    Punch,
+    /// It reads as zeros and its space stays; the file reaches to its end at least
+    /// (`FALLOC_FL_ZERO_RANGE`).
+    Zero,
+    /// The same within the file (`FALLOC_FL_ZERO_RANGE` with `FALLOC_FL_KEEP_SIZE`).
+    ZeroKeepSize,
+}
+
 /// One operation on the flare of the request's key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
@@ -236,6 +252,41 @@ pub enum Op {
         /// On disk everywhere before the answer (O_SYNC, O_DSYNC).
         sync: bool,
     },
+    /// Reserves, empties or zeroes a range of content. [`Answer::Done`].
+    Allocate {
+        /// The file.
+        flare: FlareRef,
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes; not 0.
+        len: u64,
+        /// What to do.
+        how: AllocateHow,
+    },
+    /// Copies content of a file, which may have another owner, into this one: the owner fetches
+    /// it. At most [`crate::limits::IO_MAX`] bytes at once. [`Answer::Copied`].
+    CopyRange {
+        /// The file to copy from.
+        from: FlareRef,
+        /// Where in it, in bytes.
+        from_offset: u64,
+        /// The file to copy into.
+        flare: FlareRef,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u32,
+    },
+    /// The next byte of data, or of a hole, from an offset on (`SEEK_DATA`, `SEEK_HOLE`).
+    /// [`Answer::Offset`], or `NoData` past the last.
+    Seek {
+        /// The file.
+        flare: FlareRef,
+        /// From here, in bytes.
+        offset: u64,
+        /// Data is looked for; otherwise a hole. The end of the file is one.
+        data: bool,
+    },
     /// Puts everything about the flare on the disks of all in-sync copies. [`Answer::Done`].
     Fsync {
         /// The file or directory.
@@ -282,6 +333,8 @@ impl Op {
         match self {
             Op::SetAttr(flare, _)
             | Op::Write { flare, .. }
+            | Op::Allocate { flare, .. }
+            | Op::CopyRange { flare, .. }
             | Op::SetXattr(flare, ..)
             | Op::RemoveXattr(flare, _)
             | Op::Open {
@@ -307,6 +360,7 @@ impl Op {
             | Op::GetAttrs(_)
             | Op::Close(_)
             | Op::Read { .. }
+            | Op::Seek { .. }
             | Op::Fsync { .. }
             | Op::ReadDir { .. }
             | Op::ReadLink(_)
@@ -400,6 +454,13 @@ pub enum Answer {
         /// The size afterwards.
         size: u64,
     },
+    /// Content was copied.
+    Copied {
+        /// How many bytes: fewer than asked where the source ends.
+        len: u32,
+    },
+    /// A place in the content.
+    Offset(u64),
     /// Entries of a directory.
     Entries {
         /// In order of cookie.

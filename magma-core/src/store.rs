@@ -153,6 +153,9 @@ pub trait View {
     /// Content, at most `len` bytes from `offset`; shorter at the end of what is stored (the
     /// caller knows the size and fills holes at the end with zeros).
     fn read(&self, row: &FlareRow, offset: u64, len: usize) -> StoreResult<Bytes>;
+    /// The next byte of data (or of a hole) from an offset within the size on; none when there
+    /// is no more data. The end of the content is a hole.
+    fn seek(&self, row: &FlareRow, offset: u64, data: bool) -> StoreResult<Option<u64>>;
     /// Space that the content occupies, in units of 512 bytes.
     fn blocks(&self, row: &FlareRow) -> StoreResult<u64>;
     /// Where the content lies, for a person.

@@ -42,7 +42,7 @@ mod upkeep;
 pub mod volcanos;
 
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -192,6 +192,8 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     /// Held by whoever makes a flare connection. As many as there are volcanos.
     dialling: Mutex<HashMap<SocketAddr, Arc<tokio::sync::Mutex<()>>>>,
+    /// Addresses that are being dialled again after a connection was lost.
+    redialling: Mutex<BTreeSet<SocketAddr>>,
 }
 
 /// A session that is being opened on the client's thread.
@@ -317,6 +319,7 @@ impl Shared {
             refreshing: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             dialling: Mutex::default(),
+            redialling: Mutex::default(),
             runtime,
         });
         // Set once, right here: `link` was made above and nobody else sets it.
@@ -408,8 +411,9 @@ impl Shared {
         if let Some(welcome) = dialled.welcome
             && let Err(reason) = self.check_welcome(&welcome)
         {
-            dialled.connection.close(&reason);
-            return Err(refused(reason));
+            let error = refused(reason);
+            self.flare.refuse(&dialled.connection, &error);
+            return Err(error);
         }
         Ok(dialled.connection)
     }

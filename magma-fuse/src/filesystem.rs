@@ -717,48 +717,61 @@ impl Filesystem for MagmaFs {
         reply.error(Errno::ENOSYS);
     }
 
-    /// Space cannot be reserved; the C library writes zeroes instead.
     fn fallocate(
         &self,
         _req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(errno(&OpError::Unsupported));
+        let volume = self.volume.clone();
+        self.spawn(async move {
+            empty(reply, volume.allocate(fh, offset, length, mode).await);
+        });
     }
 
-    /// Holes cannot be asked for: the kernel then shows every file as all data.
     fn lseek(
         &self,
         _req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
         reply: ReplyLseek,
     ) {
-        reply.error(Errno::ENOSYS);
+        let volume = self.volume.clone();
+        self.spawn(async move {
+            match volume.seek(fh, offset, whence).await {
+                Ok(found) => reply.offset(found),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
-    /// The kernel copies by reading and writing instead.
     fn copy_file_range(
         &self,
         _req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        let volume = self.volume.clone();
+        let (from, to) = ((fh_in, offset_in), (fh_out, offset_out));
+        self.spawn(async move {
+            match volume.copy_range(from, to, len).await {
+                Ok(count) => reply.written(count),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 }
 

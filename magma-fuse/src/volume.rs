@@ -1,5 +1,7 @@
 //! What a mount shows: the client's operations in terms of the kernel's inodes and handles.
 
+mod ranges;
+
 use bytes::Bytes;
 use fuser::{FileAttr, FileHandle, FopenFlags, Generation, INodeNo, Notifier};
 use std::io;

@@ -477,6 +477,11 @@ impl World {
                 let done = self.io(id, &io)?;
                 self.post(id, Event::IoDone { job, done });
             }
+            // No simulated client copies ranges.
+            Action::Fetch { job, .. } => {
+                let done = IoDone::Failed(magma_core::error::OpError::TryAgain);
+                self.post(id, Event::IoDone { job, done });
+            }
             Action::Propose(change) => {
                 let engine = self.volcanos.get(&id).and_then(Volcano::engine);
                 let epoch = engine.map_or(Epoch(0), |engine| engine.lava().epoch);

@@ -50,6 +50,7 @@ fn hint(error: &OpError) -> &'static str {
         | OpError::TooManyLinks
         | OpError::TooBig
         | OpError::NoAttribute
+        | OpError::NoData
         | OpError::Range
         | OpError::ArgumentTooBig
         | OpError::Unsupported

@@ -141,6 +141,15 @@ pub enum Action {
         /// What.
         io: IoJob,
     },
+    /// Ask another owner, or this one, to read for a copy; [`Event::IoDone`] follows.
+    Fetch {
+        /// The number for [`Event::IoDone`].
+        job: u64,
+        /// The owner.
+        to: VolcanoId,
+        /// A single read.
+        request: Box<Request>,
+    },
     /// Propose a change of the lava.
     Propose(Box<Change>),
     /// A slice that is handed over has nothing under way any more.
@@ -198,6 +207,8 @@ pub enum IoDone {
 pub(super) enum Io {
     /// A read, as the next operation of a request.
     Read(Box<super::request::RequestState>),
+    /// Content of another file, for a copy.
+    Fetch(Box<super::request::RequestState>),
     /// The local half of an fsync.
     Sync(u64),
     /// Nobody waits.

@@ -202,6 +202,7 @@ impl<S: Store> Engine<S> {
                 };
                 self.finish_op(state, answer)
             }
+            Some(Io::Fetch(state)) => self.fetched(state, done),
             Some(Io::Sync(token)) => {
                 self.content_synced(token, matches!(done, IoDone::Synced));
                 Ok(())
@@ -318,7 +319,12 @@ impl<S: Store> Engine<S> {
     /// Whether the session may do I/O: it has the file open (permission was checked then),
     /// or the permission bits allow it, or it is the owner's (as NFS servers have it, for a
     /// file that was opened before this volcano restarted).
-    fn may_handle(&self, row: &FlareRow, state: &RequestState, want: Access) -> OpResult<()> {
+    pub(super) fn may_handle(
+        &self,
+        row: &FlareRow,
+        state: &RequestState,
+        want: Access,
+    ) -> OpResult<()> {
         let cred = &state.request.cred;
         let opened = self
             .opens
@@ -330,7 +336,7 @@ impl<S: Store> Engine<S> {
         may(row, cred, want)
     }
 
-    fn a_copy_is_full(&self, state: &RequestState) -> bool {
+    pub(super) fn a_copy_is_full(&self, state: &RequestState) -> bool {
         self.owned.get(&state.slice).is_some_and(|owned| {
             owned
                 .copies

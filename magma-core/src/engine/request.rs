@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::Engine;
 use super::event::{Action, Origin, Outcome, Release, Work};
 use super::parking::Wait;
+use super::ranges::Source;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::ReplyRow;
@@ -28,6 +29,8 @@ pub(super) struct RequestState {
     /// Content to write that no operation has taken yet.
     pub(super) payload: Bytes,
     pub(super) results: Vec<Result<Answer, OpError>>,
+    /// Content that was fetched from another owner, for a copy.
+    pub(super) fetched: Option<Bytes>,
     /// Content that was read.
     pub(super) out: Vec<Bytes>,
     /// The slice that served it.
@@ -117,6 +120,7 @@ impl<S: Store> Engine<S> {
             origin,
             payload,
             results: Vec::new(),
+            fetched: None,
             out: Vec::new(),
             slice: SliceId(0),
             gate: Seq(0),
@@ -354,6 +358,31 @@ impl<S: Store> Engine<S> {
             } => {
                 return self.write(state, flare, offset, len, append, sync);
             }
+            Op::Allocate {
+                flare,
+                offset,
+                len,
+                how,
+            } => self.allocate(state, flare, offset, len, how)?,
+            Op::CopyRange {
+                from,
+                from_offset,
+                flare,
+                offset,
+                len,
+            } => {
+                let from = Source {
+                    flare: from,
+                    offset: from_offset,
+                    len,
+                };
+                return self.copy_range(state, from, flare, offset);
+            }
+            Op::Seek {
+                flare,
+                offset,
+                data,
+            } => self.seek(flare, offset, data)?,
             Op::Fsync { flare, data_only } => return self.fsync(state, flare, data_only),
             Op::ReadDir {
                 dir,
@@ -556,7 +585,9 @@ fn check_bounds(state: &RequestState) -> OpResult<()> {
     for op in &request.ops {
         match op {
             Op::Write { len, .. } => writes = writes.saturating_add(*len as usize),
-            Op::Read { len, .. } if *len as usize > IO_MAX => return Err(OpError::ArgumentTooBig),
+            Op::Read { len, .. } | Op::CopyRange { len, .. } if *len as usize > IO_MAX => {
+                return Err(OpError::ArgumentTooBig);
+            }
             Op::GetAttrs(flares) if flares.len() > ATTR_BATCH_MAX => {
                 return Err(OpError::ArgumentTooBig);
             }

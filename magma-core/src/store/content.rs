@@ -41,6 +41,9 @@ pub struct WritebackRange {
     pub len: u64,
 }
 
+/// Zeros written at once where there are no holes.
+const ZEROS: usize = 64 * 1024;
+
 /// A handle to the content directory.
 #[derive(Clone, Debug)]
 pub struct ContentFiles {
@@ -88,6 +91,17 @@ fn make_directory(path: &Path) -> StoreResult<()> {
             Err(io_error("create", path, source))
         }
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// fallocate(2).
+fn allocate(file: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+    let range = libc::off64_t::try_from(offset).and_then(|o| Ok((o, len.try_into()?)));
+    let (offset, len) = range.map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    // SAFETY: the call takes a descriptor, which `file` keeps open, and touches no memory.
+    match unsafe { libc::fallocate64(file.as_raw_fd(), mode, offset, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -284,6 +298,99 @@ impl ContentFiles {
             false => Ok(()),
         });
         cut.map_err(|source| self.failed("truncate", id, source))
+    }
+
+    /// Makes a range a hole.
+    pub fn punch(&self, flare: FlareRef, segment: u32, offset: u64, len: u64) -> StoreResult<()> {
+        let id = FileId(flare, segment);
+        let Some(file) = self.existing(id)? else {
+            return Ok(());
+        };
+        // Past the end, too: space may be reserved there.
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        match allocate(&file.file, mode, offset, len) {
+            Ok(()) => Ok(()),
+            // A file system without holes: zeros are as good, but for the space.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                let size = file
+                    .len()
+                    .map_err(|source| self.failed("stat", id, source))?;
+                let end = size.min(offset.saturating_add(len));
+                let zeros = vec![0; ZEROS];
+                let mut at = offset;
+                while at < end {
+                    let piece = zeros.len().min(usize::try_from(end - at).unwrap_or(ZEROS));
+                    file.file
+                        .write_all_at(&zeros[..piece], at)
+                        .map_err(|source| self.failed("write", id, source))?;
+                    at += piece as u64;
+                }
+                Ok(())
+            }
+            Err(source) => Err(self.failed("punch a hole into", id, source)),
+        }
+    }
+
+    /// Reserves the space of a range; past the end of the file, the file stays as long as it is
+    /// if `past_end` says that the flare's size is less. A copy whose disk has less
+    /// room than the owner's, or cannot reserve at all, goes without: a write says so if it
+    /// comes to that.
+    pub fn reserve(
+        &self,
+        flare: FlareRef,
+        segment: u32,
+        offset: u64,
+        len: u64,
+        past_end: bool,
+    ) -> StoreResult<()> {
+        let id = FileId(flare, segment);
+        let file = match self.existing(id)? {
+            Some(file) => file,
+            None => self.create(id)?,
+        };
+        let mode = match past_end {
+            true => libc::FALLOC_FL_KEEP_SIZE,
+            false => 0,
+        };
+        if let Err(error) = allocate(&file.file, mode, offset, len) {
+            tracing::debug!(path = %self.path(flare, segment).display(), %error, "no space was reserved");
+        }
+        Ok(())
+    }
+
+    /// The next byte of data (or of a hole) from an offset on; none when there is no more data.
+    pub fn seek(
+        &self,
+        flare: FlareRef,
+        segment: u32,
+        offset: u64,
+        data: bool,
+    ) -> StoreResult<Option<u64>> {
+        let id = FileId(flare, segment);
+        let nothing = (!data).then_some(offset);
+        let Some(file) = self.existing(id)? else {
+            return Ok(nothing);
+        };
+        let whence = if data {
+            libc::SEEK_DATA
+        } else {
+            libc::SEEK_HOLE
+        };
+        let Ok(from) = libc::off64_t::try_from(offset) else {
+            return Ok(nothing);
+        };
+        // SAFETY: the call takes a descriptor, which `file` keeps open, and touches no memory.
+        // Nobody reads or writes at the position that it moves.
+        let found = unsafe { libc::lseek64(file.file.as_raw_fd(), from, whence) };
+        if let Ok(found) = u64::try_from(found) {
+            return Ok(Some(found));
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Past the end of what is stored: a hole up to the flare's size.
+            Some(libc::ENXIO) => Ok(nothing),
+            _ => Err(self.failed("seek in", id, error)),
+        }
     }
 
     /// Removes all segments of a flare. Readers that have a file open keep it.

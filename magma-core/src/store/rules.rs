@@ -67,6 +67,24 @@ pub(super) fn padded(bytes: Bytes, len: usize) -> Bytes {
     full.into()
 }
 
+/// Makes a range of inline content zeros.
+pub(super) fn punch_inline(data: &mut [u8], offset: u64, len: u64) {
+    let start = usize::try_from(offset)
+        .unwrap_or(usize::MAX)
+        .min(data.len());
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let end = start.saturating_add(len).min(data.len());
+    data[start..end].fill(0);
+}
+
+/// Where content without holes has its next byte of data, or of a hole.
+pub(super) fn seek_whole(size: u64, offset: u64, data: bool) -> Option<u64> {
+    match data {
+        true => (offset < size).then_some(offset),
+        false => Some(size),
+    }
+}
+
 /// Units of 512 bytes that content inside a row occupies.
 pub(super) fn inline_blocks(row: &FlareRow) -> u64 {
     match row.kind {

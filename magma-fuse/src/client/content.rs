@@ -5,9 +5,10 @@ use bytes::{Bytes, BytesMut};
 use magma_core::error::{OpError, OpResult};
 use magma_core::ids::FlareRef;
 use magma_core::limits::IO_MAX;
-use magma_core::op::{Answer, Credentials, Op};
+use magma_core::op::{AllocateHow, Answer, Credentials, Op};
 
 use super::Client;
+use super::objects::done;
 use super::request::{Ask, Told, unexpected};
 
 /// How content is written.
@@ -72,6 +73,67 @@ impl Client {
         let told = self.shared.ask(Ask::new(flare.key(), cred, op)).await?;
         self.shared.cache.was_read(flare);
         Piece::from_told(told, asked)
+    }
+
+    /// Reserves, empties or zeroes a range of content.
+    pub async fn allocate(
+        &self,
+        flare: FlareRef,
+        offset: u64,
+        len: u64,
+        how: AllocateHow,
+        cred: &Credentials,
+    ) -> OpResult<()> {
+        let op = Op::Allocate {
+            flare,
+            offset,
+            len,
+            how,
+        };
+        done(self.shared.ask(Ask::new(flare.key(), cred, op)).await?)
+    }
+
+    /// The next byte of data, or of a hole.
+    pub async fn seek(
+        &self,
+        flare: FlareRef,
+        offset: u64,
+        data: bool,
+        cred: &Credentials,
+    ) -> OpResult<u64> {
+        let op = Op::Seek {
+            flare,
+            offset,
+            data,
+        };
+        let told = self.shared.ask(Ask::new(flare.key(), cred, op)).await?;
+        match told.answer {
+            Answer::Offset(offset) => Ok(offset),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Copies content between two files without moving it through this mount. Returns how many
+    /// bytes were copied: [`IO_MAX`] at most, fewer where the source ends.
+    pub async fn copy_range(
+        &self,
+        from: (FlareRef, u64),
+        to: (FlareRef, u64),
+        len: u64,
+        cred: &Credentials,
+    ) -> OpResult<u32> {
+        let op = Op::CopyRange {
+            from: from.0,
+            from_offset: from.1,
+            flare: to.0,
+            offset: to.1,
+            len: len.min(IO_MAX as u64) as u32,
+        };
+        let told = self.shared.ask(Ask::new(to.0.key(), cred, op)).await?;
+        match told.answer {
+            Answer::Copied { len } => Ok(len),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Writes content. When a later piece fails, what went before counts, as write(2) has it.

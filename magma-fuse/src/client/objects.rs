@@ -171,7 +171,7 @@ impl Client {
     }
 }
 
-fn done(told: Told) -> OpResult<()> {
+pub(super) fn done(told: Told) -> OpResult<()> {
     match told.answer {
         Answer::Done | Answer::Attr(_) | Answer::Unlinked { .. } => Ok(()),
         other => Err(unexpected(&other)),

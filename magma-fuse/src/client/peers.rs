@@ -141,6 +141,24 @@ impl Peers {
             .clone())
     }
 
+    /// Who answered at an address is not to be talked to: the connection is closed, and the
+    /// address is left alone for a while.
+    pub(crate) fn refuse(&self, connection: &Connection, error: &TransportError) {
+        if let Some(peer) = locked(&self.peers).get(&connection.peer()) {
+            let until = Instant::now() + Duration::from_millis(CLIENT_REDIAL_MS);
+            *locked(&peer.state) = State::Failed(until, error.clone());
+        }
+        connection.close(&error.to_string());
+    }
+
+    /// Whether this was the connection that requests to its address went by.
+    pub(crate) fn was_used(&self, connection: &Connection) -> bool {
+        let peer = locked(&self.peers).get(&connection.peer()).cloned();
+        peer.is_some_and(
+            |peer| matches!(&*locked(&peer.state), State::Up(used) if used.id() == connection.id()),
+        )
+    }
+
     /// Forgets the addresses that are no volcano's any more.
     pub(crate) fn keep(&self, wanted: impl Fn(SocketAddr) -> bool) {
         let mut gone = Vec::new();

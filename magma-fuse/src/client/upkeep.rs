@@ -1,6 +1,7 @@
 //! What a client does unasked about its leases: keeps those valid that are in use, and gives
 //! back what it has no room for.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -62,21 +63,30 @@ impl Shared {
     /// new connection is made now, not when it is needed.
     pub(crate) fn lost(self: &Arc<Self>, connection: &Connection) {
         let addr = connection.peer();
-        if self.is_closing() || self.routing.volcano_at(addr).is_none() {
+        // One that was refused is not made again and again.
+        let wanted = self.routing.volcano_at(addr).is_some() && self.flare.was_used(connection);
+        if self.is_closing() || !wanted || !locked(&self.redialling).insert(addr) {
             return;
         }
         let client = Arc::downgrade(self);
         self.runtime.spawn(async move {
-            for _ in 0..LEASE_MS / REDIAL.as_millis() as u64 {
-                tokio::time::sleep(REDIAL).await;
-                let Some(client) = client.upgrade() else {
-                    return;
-                };
-                if client.is_closing() || client.flare_connection(addr).await.is_ok() {
-                    return;
-                }
+            Shared::redial(&client, addr).await;
+            if let Some(client) = client.upgrade() {
+                locked(&client.redialling).remove(&addr);
             }
         });
+    }
+
+    async fn redial(client: &Weak<Shared>, addr: SocketAddr) {
+        for _ in 0..LEASE_MS / REDIAL.as_millis() as u64 {
+            tokio::time::sleep(REDIAL).await;
+            let Some(client) = client.upgrade() else {
+                return;
+            };
+            if client.is_closing() || client.flare_connection(addr).await.is_ok() {
+                return;
+            }
+        }
     }
 
     fn give_back_evicted(self: &Arc<Self>) {

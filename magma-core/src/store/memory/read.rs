@@ -265,6 +265,16 @@ impl View for MemoryStore {
         })
     }
 
+    fn seek(&self, row: &FlareRow, offset: u64, data: bool) -> StoreResult<Option<u64>> {
+        Ok(match row.layout {
+            Layout::Inline => rules::seek_whole(row.size, offset, data),
+            Layout::Segments => match self.content.borrow().get(&(row.flare_ref(), 0)) {
+                Some(file) => file.seek(offset, data),
+                None => (!data).then_some(offset),
+            },
+        })
+    }
+
     fn blocks(&self, row: &FlareRow) -> StoreResult<u64> {
         Ok(match row.layout {
             Layout::Inline => rules::inline_blocks(row),

@@ -56,6 +56,33 @@ impl SparseFile {
     }
 
     /// Cuts it, if it is longer.
+    /// The next byte of data (or of a hole) from an offset on.
+    pub(super) fn seek(&self, offset: u64, data: bool) -> Option<u64> {
+        let mut at = offset;
+        while at < self.len {
+            if self.blocks.contains_key(&(at / BLOCK)) == data {
+                return Some(at);
+            }
+            at = (at / BLOCK + 1) * BLOCK;
+        }
+        (!data).then_some(offset.max(self.len))
+    }
+
+    pub(super) fn punch(&mut self, offset: u64, len: u64) {
+        let end = self.len.min(offset.saturating_add(len));
+        let mut at = offset;
+        while at < end {
+            let start = (at % BLOCK) as usize;
+            let count = (end - at).min(BLOCK - at % BLOCK) as usize;
+            if count == BLOCK as usize {
+                self.blocks.remove(&(at / BLOCK));
+            } else if let Some(block) = self.blocks.get_mut(&(at / BLOCK)) {
+                Arc::make_mut(block)[start..start + count].fill(0);
+            }
+            at += count as u64;
+        }
+    }
+
     pub(super) fn truncate(&mut self, len: u64) {
         if len >= self.len {
             return;

@@ -64,6 +64,9 @@ impl MemoryStore {
             Effect::DropXattr(key, name) => self.xattrs.remove(&(*key, name.clone())),
             Effect::Write(write) => return self.write_content(write),
             Effect::Truncate(flare, size) => self.truncate(*flare, *size),
+            Effect::Punch(flare, offset, len) => self.punch(*flare, *offset, *len),
+            // Memory has no space to reserve.
+            Effect::Reserve(..) => {}
             Effect::Spill(flare) => self.spill(*flare),
             Effect::PutReply(row) => self
                 .replies
@@ -173,6 +176,25 @@ impl MemoryStore {
             Some(Layout::Segments) => {
                 self.touched.insert(flare);
                 self.cut_content(flare, size);
+            }
+        }
+    }
+
+    fn punch(&mut self, flare: FlareRef, offset: u64, len: u64) {
+        match self.layout(flare) {
+            None => {}
+            Some(Layout::Inline) => {
+                if let Some(mut data) = self.inline.get(&flare.key()).cloned() {
+                    rules::punch_inline(&mut data, offset, len);
+                    self.put_inline(flare.key(), data);
+                }
+            }
+            Some(Layout::Segments) => {
+                let content = self.content.get_mut();
+                if let Some(mut file) = content.get(&(flare, 0)).cloned() {
+                    file.punch(offset, len);
+                    content.put((flare, 0), file);
+                }
             }
         }
     }

@@ -352,6 +352,13 @@ impl View for SqliteStore {
         }
     }
 
+    fn seek(&self, row: &FlareRow, offset: u64, data: bool) -> StoreResult<Option<u64>> {
+        match row.layout {
+            Layout::Inline => Ok(rules::seek_whole(row.size, offset, data)),
+            Layout::Segments => self.content.seek(row.flare_ref(), 0, offset, data),
+        }
+    }
+
     fn blocks(&self, row: &FlareRow) -> StoreResult<u64> {
         match row.layout {
             Layout::Inline => Ok(rules::inline_blocks(row)),

@@ -60,6 +60,17 @@ impl SqliteStore {
                         self.truncate(*flare, *size, layout)?;
                     }
                 }
+                Effect::Punch(flare, offset, len) => {
+                    if let Some(layout) = self.layout(seen, *flare)? {
+                        self.punch(*flare, *offset, *len, layout)?;
+                    }
+                }
+                Effect::Reserve(flare, offset, len, past_end) => {
+                    if self.layout(seen, *flare)? == Some(Layout::Segments) {
+                        self.touched.insert(*flare);
+                        self.content.reserve(*flare, 0, *offset, *len, *past_end)?;
+                    }
+                }
                 Effect::Spill(flare) => {
                     if self.layout(seen, *flare)?.is_some() {
                         self.spill(*flare)?;
@@ -285,6 +296,19 @@ impl SqliteStore {
                 self.touched.insert(flare);
                 self.content.truncate(flare, 0, size)
             }
+        }
+    }
+
+    fn punch(&mut self, flare: FlareRef, offset: u64, len: u64, layout: Layout) -> StoreResult<()> {
+        match layout {
+            Layout::Inline => match self.inline(flare.key())? {
+                Some(mut data) => {
+                    rules::punch_inline(&mut data, offset, len);
+                    self.put_inline(flare.key(), &data)
+                }
+                None => Ok(()),
+            },
+            Layout::Segments => self.content.punch(flare, 0, offset, len),
         }
     }
 

@@ -26,6 +26,7 @@ enum Change {
     Drop(u8, bool),
     Write(u8, u16, Vec<u8>),
     Truncate(u8, u16),
+    Punch(u8, u16, u16),
     Entry(u8, u8, u64),
     DropEntry(u8, u8),
     Link(u8, u8, bool),
@@ -62,6 +63,8 @@ fn change() -> impl Strategy<Value = Change> {
         1 => (at.clone(), any::<bool>()).prop_map(|(k, right)| Change::Drop(k, right)),
         4 => (at.clone(), 0..10_000_u16, bytes()).prop_map(|(k, o, d)| Change::Write(k, o, d)),
         2 => (at.clone(), 0..10_000_u16).prop_map(|(k, size)| Change::Truncate(k, size)),
+        2 => (at.clone(), 0..10_000_u16, 1..9_000_u16)
+            .prop_map(|(k, offset, len)| Change::Punch(k, offset, len)),
         2 => (at.clone(), small.clone(), 1..9_u64).prop_map(|(k, n, c)| Change::Entry(k, n, c)),
         1 => (at.clone(), small.clone()).prop_map(|(k, n)| Change::DropEntry(k, n)),
         2 => (at.clone(), small.clone(), any::<bool>()).prop_map(|(k, n, s)| Change::Link(k, n, s)),
@@ -133,6 +136,10 @@ fn effects(view: &impl View, change: Change, seq: u64) -> Vec<Effect> {
             row.size = u64::from(size);
             let file = row.flare_ref();
             vec![put(row), Effect::Truncate(file, u64::from(size))]
+        }
+        Change::Punch(k, offset, len) => {
+            let file = now(k).map_or(flare(k, 0), |row| row.flare_ref());
+            vec![Effect::Punch(file, u64::from(offset), u64::from(len))]
         }
         // A cookie belongs to one entry.
         Change::Entry(k, n, cookie) => {
