@@ -198,6 +198,12 @@ pub enum IoDone {
 pub(super) enum Io {
     /// A read, as the next operation of a request.
     Read(Box<super::request::RequestState>),
+    /// A piece of content whose digest is asked for, as of this version of its flare.
+    Digest(
+        Box<super::request::RequestState>,
+        FlareRef,
+        crate::ids::Stamp,
+    ),
     /// The local half of an fsync.
     Sync(u64),
     /// Nobody waits.

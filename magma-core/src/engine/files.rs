@@ -202,6 +202,9 @@ impl<S: Store> Engine<S> {
                 };
                 self.finish_op(state, answer)
             }
+            Some(Io::Digest(state, flare, version)) => {
+                self.fsck_digested(state, flare, version, done)
+            }
             Some(Io::Sync(token)) => {
                 self.content_synced(token, matches!(done, IoDone::Synced));
                 Ok(())
