@@ -114,6 +114,11 @@ impl<S: Store> Engine<S> {
         page(keys, Some(at))
     }
 
+    /// Whether opens from before the start of this volcano may still be unknown.
+    fn in_opens_grace(&self) -> bool {
+        self.started.plus_ms(SESSION_MS) > self.now.moment
+    }
+
     /// The last operation that rows of this key show.
     fn fsck_position(&self, key: Key) -> Option<Stamp> {
         let slice = self.lava.slice_of(key)?.id;
@@ -135,6 +140,8 @@ impl<S: Store> Engine<S> {
             match effect {
                 Effect::PutFlare(row) => {
                     part.flare = Some(facts(row));
+                    // It may be open: nobody had the time to say so since the start.
+                    part.open |= row.nlink == 0 && self.in_opens_grace();
                     if let Some(tx) = &row.nascent {
                         part.unfinished = part.unfinished.wrapping_add(row_digest(tx));
                     }
@@ -465,8 +472,7 @@ impl<S: Store> Engine<S> {
             Err(error) => return Ok(Err(error)),
         };
         // Opens are known again only when every mount had the time to tell of them.
-        let grace = self.started.plus_ms(SESSION_MS) > self.now.moment;
-        if grace || self.opens.contains_key(&key) {
+        if self.in_opens_grace() || self.opens.contains_key(&key) {
             return Ok(Err(OpError::TryAgain));
         }
         if key == ROOT || !self.store.links(key)?.is_empty() {

@@ -13,7 +13,7 @@ use magma_core::error::{OpError, OpResult};
 use magma_core::fsck::Finding;
 use magma_core::ids::{FlareRef, VolcanoId};
 use magma_core::key::{Key, ROOT};
-use magma_core::limits::FSCK_DEPTH_MAX;
+use magma_core::limits::{FSCK_DEPTH_MAX, PARK_LIMIT_MS};
 use magma_fuse::client::Client;
 
 use super::scan::{Progress, Whole, read_content, read_key};
@@ -24,6 +24,9 @@ const ROUNDS: [Duration; 3] = [
     Duration::from_millis(600),
     Duration::from_millis(1200),
 ];
+/// A transaction may wait this long for a lease to be given back: it is looked at once more
+/// after that.
+const TRANSACTION_PAUSE: Duration = Duration::from_millis(PARK_LIMIT_MS);
 /// Times that something which changes all the time is read in one round.
 const TRIES: u32 = 5;
 /// How long a copy may take to get to an operation of its owner.
@@ -36,8 +39,11 @@ pub(super) async fn confirm(
     mut findings: BTreeSet<Finding>,
 ) -> OpResult<BTreeSet<Finding>> {
     let mut progress = Progress::new();
-    for pause in ROUNDS {
-        if findings.is_empty() {
+    for pause in ROUNDS.into_iter().chain([TRANSACTION_PAUSE]) {
+        let is_transaction = |finding: &Finding| matches!(finding, Finding::Unfinished { .. });
+        if findings.is_empty()
+            || (pause == TRANSACTION_PAUSE && !findings.iter().any(is_transaction))
+        {
             break;
         }
         tokio::time::sleep(pause).await;

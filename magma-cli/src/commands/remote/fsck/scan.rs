@@ -130,7 +130,7 @@ impl<'a> Walk<'a> {
                 next,
                 position,
                 clearing,
-            } = match self.client.fsck_ask(self.volcano, ask).await? {
+            } = match asked(self.client, self.volcano, ask).await? {
                 FsckTold::Page(page) => page,
                 FsckTold::Content { .. } | FsckTold::Cleared => return Err(OpError::Io),
             };
@@ -163,6 +163,18 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Asks a volcano, and names it when it does not answer: the error alone would not.
+async fn asked(client: &Client, volcano: VolcanoId, ask: FsckAsk) -> OpResult<FsckTold> {
+    let told = client.fsck_ask(volcano, ask).await;
+    if let Err(error) = &told
+        && *error != OpError::Stale
+    {
+        let nick = client.lava().nick(volcano);
+        output::error("magma fsck", format_args!("{nick}: {error}"));
+    }
+    told
+}
+
 /// What a volcano has under one key.
 pub(super) async fn read_key(
     client: &Client,
@@ -183,7 +195,7 @@ pub(super) async fn read_content(
     offset: u64,
 ) -> OpResult<(u128, u64, Option<Stamp>)> {
     let ask = FsckAsk::Content { flare, offset };
-    match client.fsck_ask(volcano, ask).await? {
+    match asked(client, volcano, ask).await? {
         FsckTold::Content {
             digest,
             len,
