@@ -17,6 +17,7 @@
 //! | [`shipping`] | operations on their way to the copies, and their arrival there |
 //! | [`filling`] | a new copy gets everything while work goes on |
 //! | [`leases`] | what sessions may cache, and how it is taken back |
+//! | [`fsck`] | what `magma fsck` asks, and repairs |
 //! | [`syncing`] | fsync on every in-sync copy |
 //! | [`topology`] | a new lava: slices come, go, are cut and change owner |
 //! | [`housekeeping`] | ticks: retries, limits, copies that are missing, what a crash left |
@@ -30,6 +31,7 @@ mod directories;
 mod event;
 mod files;
 mod filling;
+mod fsck;
 mod held;
 mod housekeeping;
 mod leases;

@@ -16,6 +16,7 @@
 //! | [`op`] | what a client may ask of a flare, one operation a file |
 //! | [`effect`] | what an operation changes: the unit of journal, shipping and copying |
 //! | [`engine`] | the owner of slices: orders operations, replicates, answers |
+//! | [`fsck`] | what makes a tree whole: the rules of `magma fsck` |
 //! | [`store`] | the only part that touches a disk |
 //! | [`wire`] | the messages of both protocols and their codec |
 //! | [`limits`] | every bound, in one file |
@@ -26,6 +27,7 @@ pub mod effect;
 pub mod engine;
 pub mod error;
 pub mod flare;
+pub mod fsck;
 pub mod ids;
 pub mod key;
 pub mod lava;

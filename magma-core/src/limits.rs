@@ -112,6 +112,24 @@ pub const SHIP_WINDOW_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one batch of keys sent to a copy that is being filled.
 pub const COPY_BATCH_BYTES: usize = 1024 * 1024;
 
+/// Keys of which one page of `magma fsck` shows the rows: a page is read on the engine's thread.
+pub const FSCK_PAGE_KEYS: usize = 128;
+/// Entries of one directory in one page of `magma fsck`; a page ends with the directory in which
+/// it reaches that many.
+pub const FSCK_PAGE_ENTRIES: usize = 2048;
+/// Links of one flare that a page of `magma fsck` names; of more they are counted only.
+pub const FSCK_LINKS_MAX: usize = 1024;
+/// Links in one page of `magma fsck`; it ends with the flare in which it reaches that many.
+pub const FSCK_PAGE_LINKS: usize = 2048;
+/// Content bytes of one digest of `magma fsck`.
+pub const FSCK_CONTENT_BYTES: usize = IO_MAX;
+/// Entries of a directory that a repair counts in one go, on the engine's thread.
+pub const FSCK_COUNT_MAX: u64 = 1024 * 1024;
+/// Findings that `magma fsck` looks at again and shows; it says so when there are more.
+pub const FSCK_FINDINGS_MAX: usize = 10_000;
+/// Directories above one another that `magma fsck` follows upwards.
+pub const FSCK_DEPTH_MAX: usize = 100_000;
+
 /// Times that a request may be passed on before the loop is an error.
 pub const HOPS_MAX: u8 = 4;
 /// Candidates tried when the birth key of a path is taken.
@@ -239,5 +257,11 @@ const _: () = assert!(PATH_MAX + NAME_MAX < BIRTH_PATH_MAX);
 const _: () = assert!(FRAME_HEADER_MAX + FRAME_PAYLOAD_MAX <= BULK_OUT_BYTES);
 // What the other side may have under way (waiting, and in its send window) fits into ours.
 const _: () = assert!(BULK_OUT_BYTES + SHIP_WINDOW_BYTES <= BULK_IN_BYTES);
+// A page of fsck fits into a header: the longest names, and 128 bytes beside each.
+const _: () = assert!(
+    (2 * FSCK_PAGE_ENTRIES + FSCK_PAGE_LINKS + FSCK_LINKS_MAX) * (NAME_MAX + 192)
+        + FSCK_PAGE_KEYS * 1024
+        < FRAME_HEADER_MAX
+);
 const _: () = assert!(HANDSHAKES_UNPROVEN < HANDSHAKES_MAX);
 const _: () = assert!(HELLO_MAX <= FRAME_HEADER_MAX);

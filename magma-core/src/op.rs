@@ -3,6 +3,7 @@
 //! A request is a short list of operations on one key. Each operation that needs more than a
 //! row lookup has a file of its own below this one with the rule that decides it.
 
+pub mod fsck;
 pub mod mode;
 pub mod permission;
 #[cfg(test)]
@@ -324,6 +325,11 @@ pub enum Op {
     Inspect(Key),
     /// Nothing: keeps the leases of the session valid. [`Answer::Done`].
     Renew,
+    /// What the volcano asked holds, for `magma fsck`; alone in its request, root only.
+    /// [`Answer::Fsck`].
+    FsckAsk(fsck::FsckAsk),
+    /// A repair of `magma fsck`, root only. [`Answer::Done`].
+    FsckRepair(fsck::FsckRepair),
 }
 
 impl Op {
@@ -352,6 +358,7 @@ impl Op {
                 to_dir,
                 ..
             } => [Some(from_dir.key()), Some(moved.key()), Some(to_dir.key())],
+            Op::FsckRepair(repair) => [repair.key(), None, None],
             Op::Open { .. }
             | Op::Guess { .. }
             | Op::LookupEntry { .. }
@@ -368,6 +375,7 @@ impl Op {
             | Op::ListXattr(_)
             | Op::StatFs
             | Op::Renew
+            | Op::FsckAsk(_)
             | Op::Inspect(_) => [None; 3],
         }
     }
@@ -476,6 +484,8 @@ pub enum Answer {
     Space(Space),
     /// For `inspect`.
     Inspection(Box<Inspection>),
+    /// For `fsck`.
+    Fsck(Box<fsck::FsckTold>),
 }
 
 /// Everything that a volcano knows of a flare.

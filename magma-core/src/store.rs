@@ -115,6 +115,18 @@ pub trait View {
         after: Option<Key>,
         upto: Key,
     ) -> StoreResult<Option<(Key, Vec<Effect>)>>;
+    /// The same, without the entries of directories, which may be many.
+    fn rows_but_entries(
+        &self,
+        after: Option<Key>,
+        upto: Key,
+    ) -> StoreResult<Option<(Key, Vec<Effect>)>> {
+        let found = self.rows_of_next_key(after, upto)?;
+        Ok(found.map(|(key, mut rows)| {
+            rows.retain(|row| !matches!(row, Effect::PutEntry(..)));
+            (key, rows)
+        }))
+    }
     /// An entry of a directory.
     fn entry(&self, dir: Key, name: &Name) -> StoreResult<Option<EntryRow>>;
     /// Entries of a directory with a cookie above `after`, in order, at most `limit`.

@@ -7,6 +7,7 @@
 //! | [`content`] | reading and writing |
 //! | [`listing`] | directories, and attributes by the batch |
 //! | [`space`] | statfs |
+//! | [`fsck`] | what `magma fsck` asks, and repairs |
 //! | [`volcanos`] | what each volcano says of itself |
 //! | [`tree`] | operations by path, for tools |
 //! | [`path`] | nodes, and the birth paths from which keys are made |
@@ -22,6 +23,7 @@
 
 mod cache;
 pub mod content;
+pub mod fsck;
 mod hints;
 pub mod lease;
 pub mod listing;

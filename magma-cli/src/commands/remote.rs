@@ -5,6 +5,7 @@
 //! (`status`) not all is well; 2 wrong usage; 3 no volcano could be asked.
 
 mod files;
+mod fsck;
 mod json;
 mod network;
 
@@ -30,7 +31,7 @@ const UNREACHED: u8 = 3;
 /// What the exit codes mean, for `--help`.
 pub const EXIT_CODES: &str = "\
 Exit codes of lava, status, ls, cat, stat and inspect: 0 it worked; 1 the network said no, or
-(status) not all is well; 2 wrong usage; 3 no volcano could be asked.";
+(status) not all is well; 2 wrong usage; 3 no volcano could be asked. Those of fsck: see its help.";
 
 /// The tools.
 #[derive(Subcommand, Debug)]
@@ -39,6 +40,8 @@ pub enum RemoteTool {
     Lava(NetworkFlags),
     /// Say whether a network is well: every volcano asked, every copy in sync
     Status(NetworkFlags),
+    /// Prove the tree and the copies of a running network, and repair them if asked to
+    Fsck(fsck::FsckFlags),
     /// List a directory, or one file
     Ls(PathFlags),
     /// Write a file to the standard output
@@ -138,6 +141,8 @@ impl RemoteError {
 enum Health {
     Well,
     Unwell,
+    /// This exit code says how it is.
+    Code(u8),
 }
 
 /// Runs a tool; returns the exit code.
@@ -148,11 +153,16 @@ pub fn run(tool: RemoteTool) -> u8 {
     match work(tool, variable) {
         Ok(Health::Well) => 0,
         Ok(Health::Unwell) => output::FAILED,
+        Ok(Health::Code(code)) => code,
         // Whoever read our output (`| head`) has seen enough.
         Err(RemoteError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             output::error(&format!("magma {name}"), &error);
-            error.code()
+            match error.code() {
+                output::USAGE => output::USAGE,
+                _ if name == "fsck" => fsck::UNCHECKED,
+                code => code,
+            }
         }
     }
 }
@@ -162,6 +172,7 @@ impl RemoteTool {
         match self {
             RemoteTool::Lava(_) => "lava",
             RemoteTool::Status(_) => "status",
+            RemoteTool::Fsck(_) => "fsck",
             RemoteTool::Ls(_) => "ls",
             RemoteTool::Cat(_) => "cat",
             RemoteTool::Stat(_) => "stat",
@@ -196,6 +207,11 @@ fn work(
     match tool {
         RemoteTool::Lava(flags) => network::lava(&survey(&flags)?, flags.common.json),
         RemoteTool::Status(flags) => network::status(&survey(&flags)?, flags.common.json),
+        RemoteTool::Fsck(flags) => {
+            let hosts = network_hosts(&flags.network)?;
+            let client = open(&hosts, &flags.network.common)?;
+            with(&client, fsck::fsck(&client, &flags))
+        }
         RemoteTool::Ls(flags) => {
             let spec = spec_of(&flags)?;
             let client = open(&spec.hosts, &flags.common)?;

@@ -209,6 +209,12 @@ pub(super) enum Io {
     Read(Box<super::request::RequestState>),
     /// Content of another file, for a copy.
     Fetch(Box<super::request::RequestState>),
+    /// A piece of content whose digest is asked for, as of this version of its flare.
+    Digest(
+        Box<super::request::RequestState>,
+        FlareRef,
+        crate::ids::Stamp,
+    ),
     /// The local half of an fsync.
     Sync(u64),
     /// Nobody waits.

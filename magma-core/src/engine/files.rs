@@ -203,6 +203,9 @@ impl<S: Store> Engine<S> {
                 self.finish_op(state, answer)
             }
             Some(Io::Fetch(state)) => self.fetched(state, done),
+            Some(Io::Digest(state, flare, version)) => {
+                self.fsck_digested(state, flare, version, done)
+            }
             Some(Io::Sync(token)) => {
                 self.content_synced(token, matches!(done, IoDone::Synced));
                 Ok(())

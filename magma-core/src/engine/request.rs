@@ -153,6 +153,10 @@ impl<S: Store> Engine<S> {
             self.refuse(state, OpError::SessionEnded);
             return Ok(());
         }
+        if let [Op::FsckAsk(ask)] = request.ops.as_slice() {
+            let ask = ask.clone();
+            return self.fsck_ask(state, ask);
+        }
         let Some(slice) = self.lava.slice_of(request.key) else {
             self.refuse(state, OpError::TryAgain);
             return Ok(());
@@ -401,6 +405,9 @@ impl<S: Store> Engine<S> {
             Op::StatFs => self.statfs()?,
             Op::Inspect(key) => self.inspect(key)?,
             Op::Renew => Ok(Outcome::done(Answer::Done)),
+            // Answered before, unless it is one of several.
+            Op::FsckAsk(_) => Err(OpError::Invalid),
+            Op::FsckRepair(repair) => self.fsck_repair(state, repair)?,
         };
         Ok(match outcome {
             Ok(Outcome(answer, payload)) => {

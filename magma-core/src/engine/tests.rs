@@ -3,8 +3,11 @@
 
 use bytes::Bytes;
 
+use std::collections::BTreeSet;
+
 use super::{Action, Engine, Event, Origin};
 use crate::agreement::Change;
+use crate::effect::Effect;
 use crate::error::OpError;
 use crate::flare::{Kind, Name};
 use crate::ids::{
@@ -12,8 +15,10 @@ use crate::ids::{
 };
 use crate::key::{Key, ROOT};
 use crate::lava::{Lava, VolcanoInfo};
+use crate::op::fsck::{FsckAsk, FsckAt, FsckRepair, FsckTold};
 use crate::op::{Answer, Credentials, NewFlare, Op, RenameMode};
 use crate::store::memory::MemoryStore;
+use crate::store::{Durability, Store, View};
 use crate::time::{Moment, Now};
 use crate::wire::flare_protocol::{FromClient, Request, ToClient};
 use crate::wire::peer::{PeerMessage, StepAnswer, StepDone, StepName};
@@ -379,4 +384,84 @@ fn a_rename_is_answered_when_the_source_directory_shows_it() {
         answer(from_dir, StepName::Finish, StepAnswer::Done),
         Some(Ok(Answer::Done))
     );
+}
+
+#[test]
+fn fsck_counts_anew_only_what_is_wrong_and_has_a_name() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    let file = alone.create(root, "/file", Kind::File);
+    let mut row = alone.engine.store().flare(file.key()).unwrap().unwrap();
+    row.nlink = 9;
+    let slice = SliceId(1);
+    let put = |alone: &mut Alone, effect: Effect| {
+        alone.engine.store.begin().unwrap();
+        alone.engine.commit(slice, vec![effect]).unwrap();
+        alone.engine.store.commit(Durability::Process).unwrap();
+    };
+    put(&mut alone, Effect::PutFlare(Box::new(row)));
+    let counts =
+        |alone: &mut Alone, flare| alone.ask(file.key(), Op::FsckRepair(FsckRepair::Counts(flare)));
+    assert_eq!(counts(&mut alone, file), Ok(Answer::Done));
+    let nlink = |alone: &Alone| {
+        alone
+            .engine
+            .store()
+            .flare(file.key())
+            .unwrap()
+            .map(|r| r.nlink)
+    };
+    assert_eq!(nlink(&alone), Some(1));
+    // Another incarnation, and another key than that of the request.
+    let stale = FlareRef(file.key(), Default::default());
+    assert_eq!(counts(&mut alone, stale), Err(OpError::Stale));
+    assert_eq!(counts(&mut alone, root), Err(OpError::Invalid));
+    // A file that has lost its names is not dropped for it: only as an orphan, once all opens
+    // are known.
+    put(
+        &mut alone,
+        Effect::DropLink(file.key(), root, last_name("/file")),
+    );
+    assert_eq!(counts(&mut alone, file), Err(OpError::Invalid));
+    let drop = Op::FsckRepair(FsckRepair::DropOrphan(file));
+    assert_eq!(alone.ask(file.key(), drop.clone()), Err(OpError::TryAgain));
+    alone.time += crate::limits::SESSION_MS;
+    assert_eq!(alone.ask(file.key(), drop), Ok(Answer::Done));
+    assert_eq!(nlink(&alone), None);
+}
+
+#[test]
+fn fsck_reads_big_directories_in_pages() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    let count = crate::limits::FSCK_PAGE_ENTRIES as u64 + 3;
+    for n in 0..count {
+        alone.create(root, &format!("/{n}"), Kind::Directory);
+    }
+    let (mut from, mut entries, mut keys) = (Key::MIN, 0, BTreeSet::new());
+    let mut after = None;
+    loop {
+        let ask = FsckAsk::Rows {
+            from: FsckAt { key: from, after },
+            upto: Key::MAX,
+            brief: false,
+        };
+        let Ok(Answer::Fsck(told)) = alone.ask(Key::MIN, Op::FsckAsk(ask)) else {
+            panic!("no page");
+        };
+        let FsckTold::Page(page) = *told else {
+            panic!("{told:?}");
+        };
+        assert!(page.keys.len() <= crate::limits::FSCK_PAGE_KEYS);
+        assert!(page.position.is_some());
+        for part in &page.keys {
+            entries += part.entries.len() as u64;
+            keys.insert(part.key);
+        }
+        match page.next {
+            Some(next) => (from, after) = (next.key, next.after),
+            None => break,
+        }
+    }
+    assert_eq!((entries, keys.len() as u64), (count, count + 1));
 }

@@ -355,7 +355,7 @@ impl Shared {
         }
     }
 
-    async fn take_slot(&self, patience: &Patience) -> OpResult<SlotLease> {
+    pub(super) async fn take_slot(&self, patience: &Patience) -> OpResult<SlotLease> {
         let session = self.session();
         match tokio::time::timeout(patience.left(), session.acquire()).await {
             Ok(Some(lease)) => Ok(lease),

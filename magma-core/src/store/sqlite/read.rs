@@ -148,16 +148,25 @@ impl SqliteStore {
     }
 
     /// Everything but content that lives with a key.
-    fn rows_of(&self, key: Key, replies: &ReplyKeys) -> StoreResult<Vec<Effect>> {
+    fn rows_of(
+        &self,
+        key: Key,
+        replies: &ReplyKeys,
+        with_entries: bool,
+    ) -> StoreResult<Vec<Effect>> {
         let mut effects = Vec::new();
         if let Some(row) = self.flare(key)? {
             effects.push(Effect::PutFlare(Box::new(row)));
         }
-        let entries: Vec<EntryRow> = self.rows(
-            "entries",
-            "SELECT row FROM entries WHERE key = ?1 ORDER BY name",
-            [key.0],
-        )?;
+        let entries: Vec<EntryRow> = if with_entries {
+            self.rows(
+                "entries",
+                "SELECT row FROM entries WHERE key = ?1 ORDER BY name",
+                [key.0],
+            )?
+        } else {
+            Vec::new()
+        };
         effects.extend(
             entries
                 .into_iter()
@@ -201,6 +210,38 @@ impl SqliteStore {
         Ok(effects)
     }
 
+    /// The next key with its rows.
+    fn next_rows(
+        &self,
+        after: Option<Key>,
+        upto: Key,
+        with_entries: bool,
+    ) -> StoreResult<Option<(Key, Vec<Effect>)>> {
+        let Some(start) = after.map_or(Some(Key::MIN), Key::next) else {
+            return Ok(None);
+        };
+        let mut keys = self.reply_keys.borrow_mut();
+        let replies = match &mut *keys {
+            Some(replies) => replies,
+            none => none.insert(self.every_reply_key()?),
+        };
+        let in_tables = self
+            .reading(NEXT_KEY)?
+            .query_row((start.0, upto.0), |row| {
+                let key = row.get_ref(0)?.as_blob_or_null()?;
+                Ok(key.map(|key| self.key_of("keys", key)).transpose())
+            })
+            .map_err(|source| self.failed(source))??;
+        let in_replies = replies.next_key(start).filter(|key| *key <= upto);
+        match in_tables.into_iter().chain(in_replies).min() {
+            Some(key) => Ok(Some((key, self.rows_of(key, replies, with_entries)?))),
+            None => {
+                *keys = None;
+                Ok(None)
+            }
+        }
+    }
+
     /// The bytes of a journalled write as they are now. A later record of the journal makes
     /// up for whatever has changed since.
     fn content_now(&self, write: &ContentWrite) -> StoreResult<Bytes> {
@@ -229,29 +270,15 @@ impl View for SqliteStore {
         after: Option<Key>,
         upto: Key,
     ) -> StoreResult<Option<(Key, Vec<Effect>)>> {
-        let Some(start) = after.map_or(Some(Key::MIN), Key::next) else {
-            return Ok(None);
-        };
-        let mut keys = self.reply_keys.borrow_mut();
-        let replies = match &mut *keys {
-            Some(replies) => replies,
-            none => none.insert(self.every_reply_key()?),
-        };
-        let in_tables = self
-            .reading(NEXT_KEY)?
-            .query_row((start.0, upto.0), |row| {
-                let key = row.get_ref(0)?.as_blob_or_null()?;
-                Ok(key.map(|key| self.key_of("keys", key)).transpose())
-            })
-            .map_err(|source| self.failed(source))??;
-        let in_replies = replies.next_key(start).filter(|key| *key <= upto);
-        match in_tables.into_iter().chain(in_replies).min() {
-            Some(key) => Ok(Some((key, self.rows_of(key, replies)?))),
-            None => {
-                *keys = None;
-                Ok(None)
-            }
-        }
+        self.next_rows(after, upto, true)
+    }
+
+    fn rows_but_entries(
+        &self,
+        after: Option<Key>,
+        upto: Key,
+    ) -> StoreResult<Option<(Key, Vec<Effect>)>> {
+        self.next_rows(after, upto, false)
     }
 
     fn entry(&self, dir: Key, name: &Name) -> StoreResult<Option<EntryRow>> {
