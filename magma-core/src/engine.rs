@@ -17,6 +17,7 @@
 //! | [`shipping`] | operations on their way to the copies, and their arrival there |
 //! | [`filling`] | a new copy gets everything while work goes on |
 //! | [`leases`] | what sessions may cache, and how it is taken back |
+//! | [`locks`] | byte-range locks of all sessions |
 //! | [`syncing`] | fsync on every in-sync copy |
 //! | [`topology`] | a new lava: slices come, go, are cut and change owner |
 //! | [`housekeeping`] | ticks: retries, limits, copies that are missing, what a crash left |
@@ -34,6 +35,7 @@ mod held;
 mod housekeeping;
 mod leases;
 mod link;
+mod locks;
 mod parking;
 mod rename;
 mod request;
@@ -96,6 +98,7 @@ pub struct Engine<S: Store> {
     holds: BTreeMap<(Key, crate::flare::Name), TxId>,
     opens: BTreeMap<Key, BTreeMap<SessionId, u32>>,
     leases: leases::Leases,
+    locks: locks::Locks,
     syncs: Syncs,
     io: BTreeMap<u64, Io>,
     next_token: u64,
@@ -147,6 +150,10 @@ impl<S: Store> Engine<S> {
             holds: BTreeMap::new(),
             opens: BTreeMap::new(),
             leases: leases::Leases::after_start(
+                lava.sessions.iter().map(|session| session.id),
+                now.moment,
+            ),
+            locks: locks::Locks::after_start(
                 lava.sessions.iter().map(|session| session.id),
                 now.moment,
             ),

@@ -370,6 +370,7 @@ impl Volume {
             flare,
             opener: cred.clone(),
             write: how.open_for().write,
+            lockers: Default::default(),
         }))
     }
 
@@ -402,14 +403,23 @@ impl Volume {
         }
     }
 
-    /// Lets go of a file. The volcano hears of it in the background: close(2) does not wait.
-    pub fn release(&self, fh: FileHandle) {
+    /// What a handle stands for.
+    pub(crate) fn opened_as(&self, fh: FileHandle) -> Option<Arc<Handle>> {
+        self.handles.get(fh)
+    }
+
+    /// Lets go of a file, and of what was locked through it. The volcano hears of it in the
+    /// background: close(2) does not wait.
+    pub fn release(&self, fh: FileHandle, lock_owner: Option<u64>) {
         let Some(handle) = self.handles.remove(fh) else {
             return;
         };
         if let Handle::File(file) = handle.as_ref() {
             let (client, flare, cred) = (self.client.clone(), file.flare, file.opener.clone());
             self.client.spawn(async move {
+                if let Handle::File(file) = handle.as_ref() {
+                    Volume::release_locks(&client, file, lock_owner).await;
+                }
                 if let Err(error) = client.close_file(flare, &cred).await {
                     tracing::debug!(%flare, %error, "the volcano did not hear of a close");
                 }

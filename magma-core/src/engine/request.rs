@@ -372,6 +372,9 @@ impl<S: Store> Engine<S> {
             Op::StatFs => self.statfs()?,
             Op::Inspect(key) => self.inspect(key)?,
             Op::Renew => Ok(Outcome::done(Answer::Done)),
+            lock @ (Op::GetLock { .. } | Op::SetLock { .. } | Op::CancelLock { .. }) => {
+                return self.lock_op(state, lock);
+            }
         };
         Ok(match outcome {
             Ok(Outcome(answer, payload)) => {
