@@ -67,6 +67,11 @@ impl Volume {
         Ok(())
     }
 
+    /// The session behind it.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// What the kernel refers to.
     pub fn inodes(&self) -> &InodeTable {
         &self.inodes
