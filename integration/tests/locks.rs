@@ -162,19 +162,23 @@ fn two_mounts() -> Option<(Cluster, Mount, Mount)> {
     Some((cluster, one, two))
 }
 
-/// The number of the volcano that owns a file of the root.
+/// The numbers of the volcanos that own files of the root.
+fn owners(cluster: &mut Cluster, names: &[String]) -> Vec<usize> {
+    let (stores, mut console) = (cluster.stores(), cluster.console(0));
+    let owner = |name: &String| {
+        let inspected = console.command(&format!("inspect /{name}")).unwrap();
+        let line = inspected.lines().find(|line| line.contains("owner: "));
+        let line = line.unwrap_or_else(|| panic!("{inspected}"));
+        let nick = line.split_whitespace().nth(1).unwrap();
+        let nick = nick.trim_end_matches(',');
+        let at = stores.iter().position(|store| store.ends_with(nick));
+        at.unwrap_or_else(|| panic!("{line}"))
+    };
+    names.iter().map(owner).collect()
+}
+
 fn owner(cluster: &mut Cluster, name: &str) -> usize {
-    let inspected = cluster.ask(0, &format!("inspect /{name}"));
-    let line = inspected.lines().find(|line| line.contains("owner: "));
-    let line = line.unwrap_or_else(|| panic!("{inspected}"));
-    let nick = line
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .trim_end_matches(',');
-    let stores = cluster.stores();
-    let at = stores.iter().position(|store| store.ends_with(nick));
-    at.unwrap_or_else(|| panic!("{line}"))
+    owners(cluster, &[name.to_owned()])[0]
 }
 
 /// Files of which the first two have one owner, and the third another one.
@@ -362,6 +366,34 @@ fn locks_outlive_their_owner() {
     // It asks again every second.
     assert_eq!(queued.hear(LIMIT).as_deref(), Some("ok"));
     assert_eq!(there.ask("try f r 0 0"), BUSY);
+}
+
+/// Part of the files get another owner, which has never heard of the locks.
+#[test]
+fn locks_outlive_a_join() {
+    let Some((mut cluster, one, two)) = two_mounts() else {
+        return;
+    };
+    // So many that no slice has an unused tail, which a newcomer would get.
+    let names: Vec<String> = (0..300).map(|number| format!("file-{number}")).collect();
+    let mut here = Locker::new(&one.join("file"));
+    for name in &names {
+        here.ok(&format!("open {name} {}", one.join(name).display()));
+        here.ok(&format!("try {name} w 0 0"));
+    }
+    cluster.join();
+    let newcomer = cluster.len() - 1;
+    Cluster::eventually("some have moved", || {
+        let now = owners(&mut cluster, &names);
+        now.contains(&newcomer).then_some(())
+    });
+    let mut there = Locker::new(&two.join("file"));
+    for name in &names {
+        there.ok(&format!("open {name} {}", two.join(name).display()));
+        assert_eq!(there.ask(&format!("try {name} w 0 0")), BUSY, "{name}");
+        here.ok(&format!("try {name} u 0 0"));
+        there.ok(&format!("try {name} w 0 0"));
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub enum ToClient {
         /// The number of the wait.
         wait: u64,
     },
-    /// Say which locks of flares of this owner the session holds: it does not know (any more).
+    /// Say which locks the session holds: this owner does not know (any more).
     ClaimLocks,
     /// A lock that the session has claimed is somebody else's, at least in part.
     LockLost {
@@ -142,8 +142,8 @@ pub enum FromClient {
         /// The highest grant that was revoked.
         upto: u64,
     },
-    /// The session's locks of flares of this owner: after each hello, and when asked. None at all
-    /// is said too.
+    /// The session's locks, of whichever owner's flares: after each hello, and when asked. None at
+    /// all is said too.
     LocksHeld {
         /// As in [`Op::SetLock`].
         number: u64,

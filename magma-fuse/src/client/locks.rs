@@ -15,7 +15,6 @@ use tokio::sync::Notify;
 use magma_actors::transport::{Connection, Frame, Lane};
 use magma_core::error::{OpError, OpResult};
 use magma_core::ids::{FlareRef, SessionId};
-use magma_core::key::Key;
 use magma_core::limits::{
     LOCK_ASK_AGAIN_MS, LOCK_CANCEL_MS, LOCK_CLAIM_BATCH, LOCK_SIGNAL_POLL_MS, SETTLE_PAUSE_MS,
     STALE_TRIES,
@@ -199,12 +198,12 @@ impl LockBook {
         self.book().held.keys().copied().collect()
     }
 
-    /// Hands out what is held of some flares. Nothing changes meanwhile.
-    fn claim(&self, wanted: impl Fn(Key) -> bool, mut send: impl FnMut(FromClient)) {
+    /// Hands out what is held. Nothing changes meanwhile.
+    fn claim(&self, mut send: impl FnMut(FromClient)) {
         let mut book = self.book();
         let number = book.next();
         let mut locks = Vec::new();
-        for (flare, held) in book.held.iter().filter(|(flare, _)| wanted(flare.key())) {
+        for (flare, held) in &book.held {
             for lock in held.iter() {
                 if locks.len() >= LOCK_CLAIM_BATCH {
                     send(FromClient::LocksHeld {
@@ -520,16 +519,10 @@ impl Shared {
             .spawn(reconcile(client, session, flare, lock, wait, cred));
     }
 
-    /// Tells an owner what is held of its flares. Never waits.
+    /// Tells an owner what is held, of whichever flares: which of them are its own it knows better,
+    /// as its lava may be newer. Never waits.
     pub(crate) fn claim_locks(&self, connection: &Connection) {
-        let Some(volcano) = self.routing.volcano_at(connection.peer()) else {
-            return;
-        };
-        let lava = self.routing.lava();
-        self.locks.claim(
-            |key| lava.owner_of(key) == Some(volcano),
-            |claim| push(connection, &claim),
-        );
+        self.locks.claim(|claim| push(connection, &claim));
     }
 
     /// An owner that starts again waits only so long for this client to say what it holds, so
@@ -669,15 +662,12 @@ mod tests {
 
     fn claimed(book: &LockBook) -> Vec<(Range, LockKind)> {
         let mut claimed = Vec::new();
-        book.claim(
-            |_| true,
-            |message| match message {
-                FromClient::LocksHeld { locks, .. } => {
-                    claimed.extend(locks.iter().map(|claim| (claim.lock.range, claim.kind)));
-                }
-                other => panic!("{other:?}"),
-            },
-        );
+        book.claim(|message| match message {
+            FromClient::LocksHeld { locks, .. } => {
+                claimed.extend(locks.iter().map(|claim| (claim.lock.range, claim.kind)));
+            }
+            other => panic!("{other:?}"),
+        });
         claimed
     }
 
