@@ -43,8 +43,11 @@ pub struct Built<F> {
     pub attached: Box<dyn FnOnce(Notifier, OwnedFd)>,
     /// Ends what the file system would end by itself, when the mount ends although programs keep
     /// files open: their locks, for one, must not outlive it.
-    pub abandoned: Box<dyn FnOnce()>,
+    pub abandoned: Abandoned,
 }
+
+/// What is to be done for a mount that ends without its file system.
+pub type Abandoned = Box<dyn FnOnce()>;
 
 /// Builds the file system, mounts it, tells the waiting parent, and serves until somebody
 /// unmounts it or a signal asks for the end. Returns the exit code.
@@ -90,7 +93,7 @@ where
     0
 }
 
-fn begin<F, E, B>(request: &MountRequest, build: B) -> Result<(Mounted, Box<dyn FnOnce()>), String>
+fn begin<F, E, B>(request: &MountRequest, build: B) -> Result<(Mounted, Abandoned), String>
 where
     F: Filesystem + 'static,
     E: Display,
