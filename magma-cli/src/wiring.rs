@@ -57,6 +57,7 @@ pub fn connect_and_build(request: &MountRequest) -> Result<Built<MagmaFs>, Conne
     let root = client.block_on(walk)?.node;
     let filesystem = MagmaFs::new(client, FsOptions::new(root));
     let volume = filesystem.volume();
+    let abandoned = volume.clone();
     Ok(Built {
         filesystem,
         attached: Box::new(move |notifier, device| {
@@ -64,6 +65,7 @@ pub fn connect_and_build(request: &MountRequest) -> Result<Built<MagmaFs>, Conne
                 tracing::warn!("nothing is cached in the kernel: {error}");
             }
         }),
+        abandoned: Box::new(move || abandoned.client().block_on(abandoned.client().close())),
     })
 }
 

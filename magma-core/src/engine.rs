@@ -18,6 +18,8 @@
 //! | [`filling`] | a new copy gets everything while work goes on |
 //! | [`leases`] | what sessions may cache, and how it is taken back |
 //! | [`fsck`] | what `magma fsck` asks, and repairs |
+//! | [`locks`] | byte-range locks of all sessions |
+//! | [`ranges`] | fallocate, holes, copies between files |
 //! | [`syncing`] | fsync on every in-sync copy |
 //! | [`topology`] | a new lava: slices come, go, are cut and change owner |
 //! | [`housekeeping`] | ticks: retries, limits, copies that are missing, what a crash left |
@@ -36,6 +38,7 @@ mod held;
 mod housekeeping;
 mod leases;
 mod link;
+mod locks;
 mod parking;
 mod ranges;
 mod rename;
@@ -99,6 +102,7 @@ pub struct Engine<S: Store> {
     holds: BTreeMap<(Key, crate::flare::Name), TxId>,
     opens: BTreeMap<Key, BTreeMap<SessionId, u32>>,
     leases: leases::Leases,
+    locks: locks::Locks,
     syncs: Syncs,
     io: BTreeMap<u64, Io>,
     next_token: u64,
@@ -150,6 +154,10 @@ impl<S: Store> Engine<S> {
             holds: BTreeMap::new(),
             opens: BTreeMap::new(),
             leases: leases::Leases::after_start(
+                lava.sessions.iter().map(|session| session.id),
+                now.moment,
+            ),
+            locks: locks::Locks::after_start(
                 lava.sessions.iter().map(|session| session.id),
                 now.moment,
             ),

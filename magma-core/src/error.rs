@@ -92,6 +92,18 @@ pub enum OpError {
     /// A disk failed.
     #[error("input/output error")]
     Io,
+    /// A lock of another process is in the way.
+    #[error("it is locked")]
+    WouldBlock,
+    /// Waiting for this lock would wait for ever.
+    #[error("a deadlock")]
+    Deadlock,
+    /// More locks, or waits for locks, than there may be.
+    #[error("too many locks")]
+    NoLocks,
+    /// A signal has ended the wait.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl OpError {
@@ -131,6 +143,10 @@ impl OpError {
             | OpError::Io => libc::EIO,
             // As NFS with the soft option: the program learns that it was time, not data.
             OpError::Unreachable => libc::ETIMEDOUT,
+            OpError::WouldBlock => libc::EAGAIN,
+            OpError::Deadlock => libc::EDEADLK,
+            OpError::NoLocks => libc::ENOLCK,
+            OpError::Interrupted => libc::EINTR,
         }
     }
 

@@ -15,6 +15,7 @@
 //! | [`agreement`] | who may change the lava, and the entries of that log |
 //! | [`op`] | what a client may ask of a flare, one operation a file |
 //! | [`effect`] | what an operation changes: the unit of journal, shipping and copying |
+//! | [`locks`] | byte-range locks: who holds, who waits, and who waits for whom |
 //! | [`engine`] | the owner of slices: orders operations, replicates, answers |
 //! | [`fsck`] | what makes a tree whole: the rules of `magma fsck` |
 //! | [`store`] | the only part that touches a disk |
@@ -32,6 +33,7 @@ pub mod ids;
 pub mod key;
 pub mod lava;
 pub mod limits;
+pub mod locks;
 pub mod op;
 pub mod store;
 pub mod time;

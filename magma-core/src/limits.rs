@@ -179,6 +179,38 @@ pub const LEASES_MAX: usize = 256 * 1024;
 pub const LEASES_PER_SESSION: usize = 64 * 1024;
 /// A recall without answer is told again after this long, in milliseconds.
 pub const RECALL_AGAIN_MS: u64 = 500;
+/// Ranges that are locked in one flare.
+pub const LOCKS_PER_FLARE: usize = 4096;
+/// Ranges that are locked at one owner.
+pub const LOCKS_MAX: usize = 256 * 1024;
+/// Requests that wait for a lock of one flare.
+pub const LOCK_WAITS_PER_FLARE: usize = 1024;
+/// Requests that wait for a lock at one owner.
+pub const LOCK_WAITS_MAX: usize = 16 * 1024;
+/// Steps of one search for a ring of waits; a larger graph is not searched.
+pub const LOCK_GRAPH_STEPS: usize = 64 * 1024;
+/// A client asks again for a lock that it waits for after this long, in milliseconds.
+pub const LOCK_ASK_AGAIN_MS: u64 = 1_000;
+/// A wait for a lock that its client has not asked for again for this long has ended, in
+/// milliseconds.
+pub const LOCK_WAIT_SILENT_MS: u64 = 15_000;
+/// After a start, sessions that have not said which locks they hold are waited for this long, in
+/// milliseconds.
+pub const LOCK_CLAIM_MS: u64 = LEASE_MS + LEASE_GRACE_MS;
+/// Locks that a client claims in one message.
+pub const LOCK_CLAIM_BATCH: usize = 4096;
+/// Volcanos that a search for a ring of waits goes through.
+pub const LOCK_PROBE_HOPS: u8 = 16;
+/// Sessions that one step of such a search asks.
+pub const LOCK_PROBE_FAN: usize = 16;
+/// Steps of such searches that an owner takes between two ticks.
+pub const LOCK_PROBES_PER_TICK: usize = 1024;
+/// How often a mount looks whether a process that waits for a lock has a signal, in milliseconds.
+pub const LOCK_SIGNAL_POLL_MS: u64 = 25;
+/// How long a process that is interrupted waits for the owner to hear of it, in milliseconds.
+pub const LOCK_CANCEL_MS: u64 = 300;
+/// How long close(2) waits until the owner has released the locks of a process, in milliseconds.
+pub const LOCK_CLOSE_MS: u64 = 1_000;
 /// Flares of which a client remembers something under leases.
 pub const CLIENT_CACHE_FLARES: usize = 32 * 1024;
 /// Names that a client remembers under leases on their directories.
@@ -248,6 +280,12 @@ const _: () = assert!(HEARTBEAT_MS * 5 < VOLCANO_SILENT_MS + HEARTBEAT_MS);
 const _: () = assert!(CLIENT_ATTEMPT_MS > PARK_LIMIT_MS);
 // An operation that waits for a lease to run out is not turned away before.
 const _: () = assert!(LEASE_MS + LEASE_GRACE_MS + RECALL_AGAIN_MS < PARK_LIMIT_MS);
+const _: () = assert!(LOCK_CLAIM_MS < PARK_LIMIT_MS);
+const _: () = assert!(LOCK_ASK_AGAIN_MS + CLIENT_ATTEMPT_MS < LOCK_WAIT_SILENT_MS);
+const _: () = assert!(LOCKS_PER_FLARE <= LOCKS_MAX);
+const _: () = assert!(LOCK_WAITS_PER_FLARE <= LOCK_WAITS_MAX);
+// At most 200 bytes each.
+const _: () = assert!(LOCK_CLAIM_BATCH * 200 < FRAME_HEADER_MAX);
 const _: () = assert!(CLIENT_CACHE_FLARES <= LEASES_PER_SESSION);
 const _: () = assert!(LEASES_PER_SESSION <= LEASES_MAX);
 const _: () = assert!(CLIENT_PATIENCE_MS > CLIENT_ATTEMPT_MS);

@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::OpError;
 use crate::flare::{Attr, Kind, Name};
-use crate::ids::{FlareRef, Stamp};
+use crate::ids::{FlareRef, SessionId, Stamp};
 use crate::key::Key;
 use crate::limits::GROUPS_MAX;
+use crate::locks::table::LockOutcome;
+use crate::locks::{Lock, LockKind, LockOwner, Range};
 use crate::time::Timestamp;
 
 /// Who asks: as the kernel saw the calling process.
@@ -330,6 +332,65 @@ pub enum Op {
     FsckAsk(fsck::FsckAsk),
     /// A repair of `magma fsck`, root only. [`Answer::Done`].
     FsckRepair(fsck::FsckRepair),
+    /// Is there a lock that keeps this one from being set? [`Answer::Lock`].
+    GetLock {
+        /// The file.
+        flare: FlareRef,
+        /// The lock.
+        lock: LockSpec,
+        /// How it is wanted.
+        kind: LockKind,
+    },
+    /// Sets or releases a lock. [`Answer::LockSet`], or `WouldBlock`, `Deadlock`, `NoLocks`.
+    SetLock {
+        /// The file.
+        flare: FlareRef,
+        /// The lock.
+        lock: LockSpec,
+        /// How; none releases.
+        kind: Option<LockKind>,
+        /// Counts what the session asks about locks: what comes late is `Overtaken`.
+        number: u64,
+        /// Wait for it, under this number of the session's.
+        #[serde(default)]
+        wait: Option<u64>,
+    },
+    /// Ends a wait for a lock. [`Answer::Done`], or [`Answer::LockSet`] when it was granted before.
+    CancelLock {
+        /// The file.
+        flare: FlareRef,
+        /// The lock.
+        lock: LockSpec,
+        /// How it was wanted.
+        kind: LockKind,
+        /// As in [`Op::SetLock`].
+        number: u64,
+        /// The number of the wait.
+        wait: u64,
+    },
+}
+
+/// A lock, as a session names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockSpec {
+    /// The kernel's number of the process, or the open file, that is to hold it.
+    pub owner: u64,
+    /// The process.
+    pub pid: u32,
+    /// Where.
+    pub range: Range,
+}
+
+impl LockSpec {
+    /// The lock of that session.
+    pub fn of(self, session: SessionId, kind: LockKind) -> Lock {
+        Lock {
+            owner: LockOwner(session, self.owner),
+            pid: self.pid,
+            kind,
+            range: self.range,
+        }
+    }
 }
 
 impl Op {
@@ -376,6 +437,9 @@ impl Op {
             | Op::StatFs
             | Op::Renew
             | Op::FsckAsk(_)
+            | Op::GetLock { .. }
+            | Op::SetLock { .. }
+            | Op::CancelLock { .. }
             | Op::Inspect(_) => [None; 3],
         }
     }
@@ -486,6 +550,10 @@ pub enum Answer {
     Inspection(Box<Inspection>),
     /// For `fsck`.
     Fsck(Box<fsck::FsckTold>),
+    /// The lock that is in the way, if there is one.
+    Lock(Option<Lock>),
+    /// What became of a lock.
+    LockSet(LockOutcome),
 }
 
 /// Everything that a volcano knows of a flare.

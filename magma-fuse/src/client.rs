@@ -6,6 +6,7 @@
 //! | [`objects`] | operations on one flare: attributes, opening, extended attributes |
 //! | [`content`] | reading and writing |
 //! | [`listing`] | directories, and attributes by the batch |
+//! | [`locks`] | byte-range locks |
 //! | [`space`] | statfs |
 //! | [`fsck`] | what `magma fsck` asks, and repairs |
 //! | [`volcanos`] | what each volcano says of itself |
@@ -27,6 +28,7 @@ pub mod fsck;
 mod hints;
 pub mod lease;
 pub mod listing;
+pub mod locks;
 pub mod names;
 mod node_port;
 pub mod objects;
@@ -69,6 +71,7 @@ use cache::Cache;
 pub use cache::Forgotten;
 use hints::NameHints;
 pub use lease::{CacheSink, Done, NobodyElse};
+use locks::LockBook;
 use node_port::NodePort;
 pub use path::Node;
 use peers::Peers;
@@ -184,6 +187,7 @@ pub(crate) struct Shared {
     bytes: Arc<Semaphore>,
     hints: NameHints,
     cache: Arc<Cache>,
+    locks: LockBook,
     sink: Mutex<Arc<dyn CacheSink>>,
     /// When a program last asked for something.
     used: Mutex<Instant>,
@@ -315,6 +319,7 @@ impl Shared {
             bytes: Arc::new(Semaphore::new(CLIENT_BYTES_IN_FLIGHT)),
             hints: NameHints::default(),
             cache: Arc::default(),
+            locks: LockBook::default(),
             sink: Mutex::new(Arc::new(NobodyElse)),
             used: Mutex::new(Instant::now()),
             refreshed: tokio::sync::Mutex::new(None),
@@ -377,6 +382,10 @@ impl Shared {
             tracing::warn!(%error, "no new session");
             OpError::Unreachable
         })?;
+        let locks = self.locks.clear();
+        if locks > 0 {
+            tracing::error!(locks, "locks were lost with the session");
+        }
         *locked(&self.session) = Session::new(id);
         self.forget(self.cache.clear()).await;
         // Flare connections belong to the session that they were opened with.
@@ -417,6 +426,7 @@ impl Shared {
             self.flare.refuse(&dialled.connection, &error);
             return Err(error);
         }
+        self.claim_locks(&dialled.connection);
         Ok(dialled.connection)
     }
 

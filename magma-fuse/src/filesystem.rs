@@ -9,8 +9,8 @@ use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
     Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
     OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::future::Future;
@@ -30,6 +30,8 @@ use crate::convert::{
     OpenHow, errno, file_attr, generation, name, rename_mode, set_time, xattr_mode,
 };
 use crate::credentials::Callers;
+use crate::locking::KernelLock;
+use crate::signals::WaitingThread;
 use crate::volume::{Entry, PlusItem, Volume};
 
 /// The unit in which statfs(2) counts space.
@@ -203,6 +205,9 @@ impl Filesystem for MagmaFs {
             InitFlags::FUSE_AUTO_INVAL_DATA,
             // The owner drops set-id bits at write, truncate and chown.
             InitFlags::FUSE_HANDLE_KILLPRIV,
+            // Locks bind the processes of all mounts.
+            InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_FLOCK_LOCKS,
         ];
         if self.options.readdirplus {
             wanted.push(InitFlags::FUSE_DO_READDIRPLUS);
@@ -466,18 +471,75 @@ impl Filesystem for MagmaFs {
         });
     }
 
-    /// Nothing is buffered here and locks are the kernel's own, so there is nothing to flush:
-    /// ENOSYS says so once, and the kernel then spares the request but still writes mapped
-    /// pages back at close. Buffered writes and network-wide locks will have to answer it.
+    /// Each close(2) ends what the process has locked of the file.
     fn flush(
         &self,
         _req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
+        fh: FileHandle,
+        lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::ENOSYS);
+        match self.volume.close_locks(fh, lock_owner.0) {
+            None => reply.ok(),
+            Some(released) => self.spawn(async move {
+                released.await;
+                reply.ok();
+            }),
+        }
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let lock = KernelLock {
+            owner: lock_owner.0,
+            pid,
+            start,
+            end,
+            kind: typ,
+        };
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move {
+            match volume.get_lock(fh, lock, &cred).await {
+                Ok(held) => reply.locked(held.start, held.end, held.kind, held.pid),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let lock = KernelLock {
+            owner: lock_owner.0,
+            pid,
+            start,
+            end,
+            kind: typ,
+        };
+        let waits = sleep.then(|| WaitingThread::new(req.pid()));
+        let (volume, cred) = (self.volume.clone(), self.cred(req));
+        self.spawn(async move { empty(reply, volume.set_lock(fh, lock, waits, &cred).await) });
     }
 
     fn release(
@@ -486,11 +548,11 @@ impl Filesystem for MagmaFs {
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.volume.release(fh);
+        self.volume.release(fh, lock_owner.map(|owner| owner.0));
         reply.ok();
     }
 
@@ -570,7 +632,7 @@ impl Filesystem for MagmaFs {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.volume.release(fh);
+        self.volume.release(fh, None);
         reply.ok();
     }
 

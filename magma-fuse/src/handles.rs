@@ -1,6 +1,6 @@
 //! Open files and directories, by the handle that the kernel passes back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -35,6 +35,8 @@ pub struct OpenFile {
     pub opener: Credentials,
     /// It may be written.
     pub write: bool,
+    /// Lock owners that have locked through it.
+    pub lockers: Mutex<BTreeSet<u64>>,
 }
 
 /// An open directory.
@@ -102,6 +104,7 @@ mod tests {
                 flare,
                 opener: Credentials::root(),
                 write: true,
+                lockers: Mutex::default(),
             })
         };
         let first = table.insert(file());

@@ -41,7 +41,13 @@ pub struct Built<F> {
     /// Gets the way to send notifications, and a descriptor of the device for those that fuser
     /// does not know.
     pub attached: Box<dyn FnOnce(Notifier, OwnedFd)>,
+    /// Ends what the file system would end by itself, when the mount ends although programs keep
+    /// files open: their locks, for one, must not outlive it.
+    pub abandoned: Abandoned,
 }
+
+/// What is to be done for a mount that ends without its file system.
+pub type Abandoned = Box<dyn FnOnce()>;
 
 /// Builds the file system, mounts it, tells the waiting parent, and serves until somebody
 /// unmounts it or a signal asks for the end. Returns the exit code.
@@ -57,8 +63,8 @@ where
         Ok(signals) => signals,
         Err(error) => return herald.failed(&format!("cannot wait for signals: {error}")),
     };
-    let mounted = match begin(request, build) {
-        Ok(mounted) => mounted,
+    let (mounted, abandoned) = match begin(request, build) {
+        Ok(begun) => begun,
         Err(reason) => return herald.failed(&reason),
     };
     tracing::info!(
@@ -79,12 +85,15 @@ where
             tracing::error!("the mount has ended: {error}");
             return MOUNT_FAILURE;
         }
-        None => tracing::warn!("the mount ends although files are open on it"),
+        None => {
+            tracing::warn!("the mount ends although files are open on it");
+            abandoned();
+        }
     }
     0
 }
 
-fn begin<F, E, B>(request: &MountRequest, build: B) -> Result<Mounted, String>
+fn begin<F, E, B>(request: &MountRequest, build: B) -> Result<(Mounted, Abandoned), String>
 where
     F: Filesystem + 'static,
     E: Display,
@@ -97,7 +106,7 @@ where
     (built.attached)(attached.notifier(), device);
     let mounted = attached.serve().map_err(|error| error.to_string())?;
     match mounted.answers(request.patience) {
-        Ok(()) => Ok(mounted),
+        Ok(()) => Ok((mounted, built.abandoned)),
         Err(error) => {
             mounted.end(END_LIMIT);
             Err(format!("the mount does not answer: {error}"))

@@ -9,6 +9,8 @@
 //! | [`kernel_cache`] | what the kernel remembers, and how it is made to forget |
 //! | [`pages`] | when the kernel may keep the pages of a file |
 //! | [`handles`] | open files and directories |
+//! | [`locking`] | locks, by the kernel's handles |
+//! | [`signals`] | whether a process that waits for us has a signal |
 //! | [`listing`] | readdir: cookies, batches, attributes |
 //! | [`credentials`] | who asks: groups of the calling process |
 //! | [`convert`] | between Magma's types and the kernel's |
@@ -26,6 +28,8 @@ pub mod helper;
 pub mod inodes;
 pub mod kernel_cache;
 pub mod listing;
+pub mod locking;
 pub mod mount;
 pub mod pages;
+pub mod signals;
 pub mod volume;

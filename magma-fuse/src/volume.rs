@@ -69,6 +69,11 @@ impl Volume {
         Ok(())
     }
 
+    /// The session behind it.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// What the kernel refers to.
     pub fn inodes(&self) -> &InodeTable {
         &self.inodes
@@ -372,6 +377,7 @@ impl Volume {
             flare,
             opener: cred.clone(),
             write: how.open_for().write,
+            lockers: Default::default(),
         }))
     }
 
@@ -404,14 +410,23 @@ impl Volume {
         }
     }
 
-    /// Lets go of a file. The volcano hears of it in the background: close(2) does not wait.
-    pub fn release(&self, fh: FileHandle) {
+    /// What a handle stands for.
+    pub(crate) fn opened_as(&self, fh: FileHandle) -> Option<Arc<Handle>> {
+        self.handles.get(fh)
+    }
+
+    /// Lets go of a file, and of what was locked through it. The volcano hears of it in the
+    /// background: close(2) does not wait.
+    pub fn release(&self, fh: FileHandle, lock_owner: Option<u64>) {
         let Some(handle) = self.handles.remove(fh) else {
             return;
         };
         if let Handle::File(file) = handle.as_ref() {
             let (client, flare, cred) = (self.client.clone(), file.flare, file.opener.clone());
             self.client.spawn(async move {
+                if let Handle::File(file) = handle.as_ref() {
+                    Volume::release_locks(&client, file, lock_owner).await;
+                }
                 if let Err(error) = client.close_file(flare, &cred).await {
                     tracing::debug!(%flare, %error, "the volcano did not hear of a close");
                 }

@@ -56,6 +56,10 @@ fn hint(error: &OpError) -> &'static str {
         | OpError::Unsupported
         | OpError::IntoItself
         | OpError::KeyTaken
+        | OpError::WouldBlock
+        | OpError::Deadlock
+        | OpError::NoLocks
+        | OpError::Interrupted
         | OpError::SessionEnded => "",
     }
 }

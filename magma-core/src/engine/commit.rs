@@ -68,6 +68,9 @@ impl<S: Store> Engine<S> {
             if effect.unsettles() {
                 self.maybe_unsettled.insert(effect.key());
             }
+            if let Effect::DropFlare(flare) = effect {
+                self.locks.drop_flare(*flare);
+            }
             if let Effect::Write(write) = effect {
                 bytes += write.data.len();
             }

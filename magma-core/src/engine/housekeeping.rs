@@ -73,6 +73,7 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         self.serving = true;
+        self.ask_for_locks();
         self.settle_all()
     }
 
@@ -82,6 +83,7 @@ impl<S: Store> Engine<S> {
             self.turn_away(work, OpError::TryAgain);
         }
         self.watch_leases();
+        self.watch_locks();
         self.resend_steps(None);
         self.clear_some()?;
         if now.0 < self.last_housekeeping + SLOWLY_MS {

@@ -330,6 +330,14 @@ impl<S: Store> Engine<S> {
                     .collect();
                 self.wake_leases(free);
             }
+            FromClient::LocksHeld {
+                number,
+                locks,
+                done,
+            } => self.locks_held(session, number, locks, done),
+            FromClient::LockProbe { probe, flare, wait } => {
+                self.lock_probe(session, probe, flare, wait);
+            }
         }
     }
 

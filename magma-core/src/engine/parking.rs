@@ -19,6 +19,8 @@ pub(super) enum Wait {
     Slice(SliceId),
     /// The lava is older than what the sender knows.
     Epoch(Epoch),
+    /// Sessions have not said yet which locks they hold.
+    Locks,
 }
 
 /// Parked work, by reason, in the order of arrival.

@@ -408,6 +408,9 @@ impl<S: Store> Engine<S> {
             // Answered before, unless it is one of several.
             Op::FsckAsk(_) => Err(OpError::Invalid),
             Op::FsckRepair(repair) => self.fsck_repair(state, repair)?,
+            lock @ (Op::GetLock { .. } | Op::SetLock { .. } | Op::CancelLock { .. }) => {
+                return self.lock_op(state, lock);
+            }
         };
         Ok(match outcome {
             Ok(Outcome(answer, payload)) => {

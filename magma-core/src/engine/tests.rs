@@ -1,6 +1,8 @@
 //! One engine alone, asked what no client with fresh knowledge would ask. What takes several
 //! volcanos is the simulation's.
 
+mod locks;
+
 use bytes::Bytes;
 
 use std::collections::BTreeSet;
@@ -20,7 +22,7 @@ use crate::op::{Answer, Credentials, NewFlare, Op, RenameMode};
 use crate::store::memory::MemoryStore;
 use crate::store::{Durability, Store, View};
 use crate::time::{Moment, Now};
-use crate::wire::flare_protocol::{FromClient, Request, ToClient};
+use crate::wire::flare_protocol::{ClaimedLock, FromClient, Request, ToClient};
 use crate::wire::peer::{PeerMessage, StepAnswer, StepDone, StepName};
 
 /// An engine that owns every key, and one session.
@@ -64,6 +66,7 @@ impl Alone {
         };
         alone.handle(Event::Serve);
         alone.handle(Event::SessionHello(alone.session));
+        alone.claims(alone.session, 0, Vec::new());
         alone
     }
 
@@ -158,6 +161,16 @@ impl Alone {
         ] {
             self.change(change);
         }
+    }
+
+    /// A session says which locks it holds.
+    fn claims(&mut self, session: SessionId, number: u64, locks: Vec<ClaimedLock>) -> Vec<Action> {
+        let message = FromClient::LocksHeld {
+            number,
+            locks,
+            done: true,
+        };
+        self.handle(Event::FromClient { session, message })
     }
 
     fn root(&mut self) -> FlareRef {

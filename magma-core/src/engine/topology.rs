@@ -44,6 +44,7 @@ impl<S: Store> Engine<S> {
             self.clear_strangers()?;
         }
         self.end_sessions(&before)?;
+        self.locks_follow(&before);
         self.forget_sync_copies();
         if let Some(change) = &self.proposing {
             tracing::debug!(target: "magma::r", ?change, epoch = %self.lava.epoch, "a proposal is under way");
@@ -384,6 +385,7 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         self.end_leases(&ended);
+        self.end_locks(&ended);
         let mut closed: Vec<Key> = Vec::new();
         for (key, sessions) in &mut self.opens {
             sessions.retain(|session, _| !ended.contains(session));

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::OpError;
-use crate::ids::{Epoch, SessionId, Slot, SlotSeq};
+use crate::ids::{Epoch, FlareRef, SessionId, Slot, SlotSeq};
 use crate::key::Key;
-use crate::op::{Answer, Credentials, Op};
+use crate::locks::{LockKind, LockOwner, Range};
+use crate::op::{Answer, Credentials, LockSpec, Op};
 
 /// A request to the owner of `key`. Bytes to write are the frame's payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +76,60 @@ pub enum ToClient {
     },
     /// The lava has a new epoch: ask for it.
     LavaChanged(Epoch),
+    /// A lock that the session has waited for is held.
+    LockGranted {
+        /// The file.
+        flare: FlareRef,
+        /// The number of the wait.
+        wait: u64,
+    },
+    /// Say which locks the session holds: this owner does not know (any more).
+    ClaimLocks,
+    /// A lock that the session has claimed is somebody else's, at least in part.
+    LockLost {
+        /// The file.
+        flare: FlareRef,
+        /// The kernel's number of its owner.
+        owner: u64,
+        /// Where.
+        range: Range,
+    },
+    /// Somebody waits for a lock owner of this session: ask on where that one waits itself.
+    LockProbe {
+        /// The search.
+        probe: Probe,
+        /// The kernel's number of the lock owner.
+        owner: u64,
+    },
+    /// That wait would last for ever.
+    LockDeadlock {
+        /// The number of the wait.
+        wait: u64,
+    },
+}
+
+/// A search for a ring of waits through several owners. It begins at a wait and follows, from
+/// owner to client to owner, whom that one waits for; a ring is found when it comes back. Only
+/// the greatest lock owner of a ring finds it: others are not asked about greater ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Who began it.
+    pub by: LockOwner,
+    /// The number of its wait.
+    pub wait: u64,
+    /// Owners that it has gone through.
+    pub hops: u8,
+}
+
+/// A lock that a session says it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimedLock {
+    /// The file.
+    pub flare: FlareRef,
+    /// The lock.
+    pub lock: LockSpec,
+    /// How it is held.
+    pub kind: LockKind,
 }
 
 /// What a client tells an owner unasked.
@@ -86,6 +141,25 @@ pub enum FromClient {
         keys: Vec<Key>,
         /// The highest grant that was revoked.
         upto: u64,
+    },
+    /// The session's locks, of whichever owner's flares: after each hello, and when asked. None at
+    /// all is said too.
+    LocksHeld {
+        /// As in [`Op::SetLock`].
+        number: u64,
+        /// The locks.
+        locks: Vec<ClaimedLock>,
+        /// These were the last.
+        done: bool,
+    },
+    /// A search goes on: the lock owner that was asked about waits here.
+    LockProbe {
+        /// The search.
+        probe: Probe,
+        /// The file.
+        flare: FlareRef,
+        /// The number of the wait.
+        wait: u64,
     },
 }
 

@@ -48,6 +48,18 @@ impl Service for FlareService {
                 client.cache_sink().forget(forgotten, Box::new(done));
             }
             Ok(ToClient::LavaChanged(epoch)) => client.lava_is_at(epoch),
+            Ok(ToClient::LockGranted { wait, .. }) => client.locks.granted(wait),
+            Ok(ToClient::LockDeadlock { wait }) => client.locks.deadlocked(wait),
+            Ok(ToClient::LockProbe { probe, owner }) => client.lock_probe(probe, owner),
+            Ok(ToClient::ClaimLocks) => client.claim_locks(connection),
+            Ok(ToClient::LockLost {
+                flare,
+                owner,
+                range,
+            }) => {
+                tracing::error!(%flare, ?range, "a lock was lost: its owner was away for too long");
+                client.locks.lost(flare, owner, range);
+            }
             Err(error) => {
                 tracing::warn!(peer = %connection.peer(), %error, "a message was not understood");
             }

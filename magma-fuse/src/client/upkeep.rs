@@ -29,6 +29,7 @@ pub(crate) async fn run(client: Weak<Shared>) {
             return;
         }
         client.give_back_evicted();
+        client.keep_lock_connections();
         let idle = locked(&client.used).elapsed();
         if idle < Duration::from_millis(CLIENT_CACHE_IDLE_MS) {
             client.renew_leases();
