@@ -10,9 +10,8 @@ use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, FlareRow, Kind, Layout};
 use crate::ids::{FlareRef, SessionId};
 use crate::key::Key;
-use crate::limits::INLINE_MAX;
 use crate::op::permission::{Access, may};
-use crate::op::setattr::{after_write, atime_due, set_attr, write_end};
+use crate::op::setattr::{atime_due, set_attr, write_end};
 use crate::op::{Answer, SetAttr};
 use crate::store::{Store, StoreResult};
 
@@ -239,10 +238,9 @@ impl<S: Store> Engine<S> {
             .payload
             .split_to((len as usize).min(state.payload.len()));
         let offset = if append { row.size } else { offset };
-        let end = match write_end(offset, u64::from(len)) {
-            Ok(end) => end,
-            Err(error) => return Step::err(error),
-        };
+        if let Err(error) = write_end(offset, u64::from(len)) {
+            return Step::err(error);
+        }
         if len == 0 {
             return Step::ok(Answer::Written {
                 offset,
@@ -253,32 +251,40 @@ impl<S: Store> Engine<S> {
         if self.full || self.a_copy_is_full(state) {
             return Step::err(OpError::NoSpace);
         }
-        let now = self.tick();
-        let mut new = after_write(&row, &state.request.cred, end, now);
-        new.version = self.stamp(state.slice);
-        let spills = row.layout == Layout::Inline && end > INLINE_MAX;
-        if spills {
-            new.layout = Layout::Segments;
-        }
-        let size = new.size;
-        let mut effects = vec![Effect::PutFlare(Box::new(new))];
-        if spills && row.size > 0 {
-            effects.push(Effect::Spill(flare));
-        }
-        effects.push(Effect::Write(ContentWrite {
-            flare,
-            segment: 0,
+        let answer = self.commit_write(state, &row, offset, data, |size| Answer::Written {
             offset,
-            len,
-            data,
-        }));
-        let answer = Answer::Written { offset, size };
-        self.commit_answer(state, effects, &answer)?;
-        self.start_writeback();
+            size,
+        })?;
         if sync {
             return self.fsync_with(state, flare, Some(answer));
         }
         Step::ok(answer)
+    }
+
+    /// Makes content the next operation, with the row that goes with it. The answer is made from
+    /// the size afterwards.
+    pub(super) fn commit_write(
+        &mut self,
+        state: &mut RequestState,
+        row: &FlareRow,
+        offset: u64,
+        data: Bytes,
+        answer: impl FnOnce(u64) -> Answer,
+    ) -> StoreResult<Answer> {
+        let end = offset.saturating_add(data.len() as u64);
+        let (new, mut effects) = self.grown(state, row, end, false);
+        let answer = answer(new.size);
+        effects.insert(0, Effect::PutFlare(Box::new(new)));
+        effects.push(Effect::Write(ContentWrite {
+            flare: row.flare_ref(),
+            segment: 0,
+            offset,
+            len: data.len() as u32,
+            data,
+        }));
+        self.commit_answer(state, effects, &answer)?;
+        self.start_writeback();
+        Ok(answer)
     }
 
     /// Content that was written a while ago starts its way to the disk, so that no fsync

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Engine;
 use super::event::{Action, Io, IoDone, Outcome, Work};
 use super::request::{RequestState, Step};
-use crate::effect::{ContentWrite, Effect};
+use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::{FlareRow, Layout};
 use crate::ids::FlareRef;
@@ -71,7 +71,7 @@ impl<S: Store> Engine<S> {
 
     /// The row after a change of content that reaches to `end`, and what moves its content into
     /// a file where it must go there.
-    fn grown(
+    pub(super) fn grown(
         &mut self,
         state: &RequestState,
         row: &FlareRow,
@@ -161,27 +161,15 @@ impl<S: Store> Engine<S> {
         if data.is_empty() {
             return Step::ok(Answer::Copied { len: 0 });
         }
-        let end = match write_end(offset, data.len() as u64) {
-            Ok(end) => end,
-            Err(error) => return Step::err(error),
-        };
-        if !self.has_room_for(state, data.len() as u64)? {
+        let len = data.len() as u32;
+        if let Err(error) = write_end(offset, u64::from(len)) {
+            return Step::err(error);
+        }
+        if !self.has_room_for(state, u64::from(len))? {
             return Step::err(OpError::NoSpace);
         }
-        let len = data.len() as u32;
-        let (new, mut effects) = self.grown(state, &row, end, end > INLINE_MAX);
-        effects.insert(0, Effect::PutFlare(Box::new(new)));
-        effects.push(Effect::Write(ContentWrite {
-            flare,
-            segment: 0,
-            offset,
-            len,
-            data,
-        }));
-        let answer = Answer::Copied { len };
-        self.commit_answer(state, effects, &answer)?;
-        self.start_writeback();
-        Step::ok(answer)
+        let copied = Answer::Copied { len };
+        Step::ok(self.commit_write(state, &row, offset, data, |_| copied)?)
     }
 
     /// Asks the owner of the source, which may be this volcano, as the client would.
