@@ -12,7 +12,7 @@ use magma_fuse::mount::{table, unmount};
 use tempfile::TempDir;
 
 use crate::console_client::ConsoleClient;
-use crate::mounted::Mount;
+use crate::mounted::{Mount, can_mount};
 use crate::volcano_process::{VolcanoProcess, programs};
 
 pub use magma_cli::launch::{END_LIMIT, READY_LIMIT};
@@ -39,7 +39,19 @@ impl Cluster {
         Cluster::with_redundancy(n, 1)
     }
 
-    /// The same, with a number of copies beside the owner.
+    /// Three volcanos with a mount through the first and one through another; none where this
+    /// machine is not to mount.
+    #[track_caller]
+    pub fn with_two_mounts() -> Option<(Cluster, Mount, Mount)> {
+        if !can_mount() {
+            return None;
+        }
+        let mut cluster = Cluster::start(3);
+        let (one, two) = (cluster.mount(0), cluster.mount(1));
+        Some((cluster, one, two))
+    }
+
+    /// As [`Cluster::start`], with a number of copies beside the owner.
     #[track_caller]
     pub fn with_redundancy(n: u8, redundancy: u8) -> Cluster {
         Cluster::with_environment(n, redundancy, &[])

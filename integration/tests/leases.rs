@@ -8,16 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use integration::Cluster;
-use integration::mounted::{Mount, can_mount};
-
-fn two_mounts() -> Option<(Cluster, Mount, Mount)> {
-    if !can_mount() {
-        return None;
-    }
-    let mut cluster = Cluster::start(3);
-    let (one, two) = (cluster.mount(0), cluster.mount(1));
-    Some((cluster, one, two))
-}
+use integration::Mount;
 
 fn is_there(path: &Path) -> bool {
     match fs::symlink_metadata(path) {
@@ -38,7 +29,7 @@ fn warm(mount: &Mount, dir: &str) {
 
 #[test]
 fn every_kind_of_change_shows_on_the_other_mount_at_once() {
-    let Some((_cluster, one, two)) = two_mounts() else {
+    let Some((_cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     fs::create_dir_all(one.join("d/sub")).unwrap();
@@ -90,7 +81,7 @@ fn every_kind_of_change_shows_on_the_other_mount_at_once() {
 /// The kernel compares time and size to see whether its pages are still good.
 #[test]
 fn a_change_that_time_and_size_do_not_show_is_seen() {
-    let Some((_cluster, one, two)) = two_mounts() else {
+    let Some((_cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
@@ -146,7 +137,7 @@ fn a_change_that_time_and_size_do_not_show_is_seen() {
 /// The standing test of recalls that meet operations which hold the kernel's locks.
 #[test]
 fn two_mounts_that_change_the_same_directories_never_stop_each_other() {
-    let Some((_cluster, one, two)) = two_mounts() else {
+    let Some((_cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     for dir in ["a", "b"] {
@@ -203,7 +194,7 @@ fn two_mounts_that_change_the_same_directories_never_stop_each_other() {
 /// A mount that is gone without a word holds others up for no longer than its leases last.
 #[test]
 fn a_dead_mount_holds_nobody_up_for_long() {
-    let Some((mut cluster, one, two)) = two_mounts() else {
+    let Some((mut cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     fs::create_dir(one.join("d")).unwrap();

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use integration::Cluster;
-use integration::mounted::{Mount, can_mount};
+use integration::Mount;
 
 /// A process that locks what it is told to: one line for a command, one for its outcome.
 const LOCKER: &str = r#"
@@ -153,15 +153,6 @@ impl Drop for Locker {
     }
 }
 
-fn two_mounts() -> Option<(Cluster, Mount, Mount)> {
-    if !can_mount() {
-        return None;
-    }
-    let mut cluster = Cluster::start(3);
-    let (one, two) = (cluster.mount(0), cluster.mount(1));
-    Some((cluster, one, two))
-}
-
 /// The numbers of the volcanos that own files of the root.
 fn owners(cluster: &mut Cluster, names: &[String]) -> Vec<usize> {
     let (stores, mut console) = (cluster.stores(), cluster.console(0));
@@ -201,7 +192,7 @@ fn files(cluster: &mut Cluster, mount: &Mount) -> [String; 3] {
 
 #[test]
 fn a_lock_binds_the_processes_of_all_mounts() {
-    let Some((_cluster, one, two)) = two_mounts() else {
+    let Some((_cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     let mut here = Locker::new(&one.join("file"));
@@ -262,7 +253,7 @@ fn a_lock_binds_the_processes_of_all_mounts() {
 
 #[test]
 fn waiting_is_in_order_and_can_be_ended() {
-    let Some((_cluster, one, two)) = two_mounts() else {
+    let Some((_cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     let new = |mount: &Mount| Locker::new(&mount.join("file"));
@@ -298,7 +289,7 @@ fn waiting_is_in_order_and_can_be_ended() {
 
 #[test]
 fn a_mount_that_ends_lets_go_of_its_locks() {
-    let Some((_cluster, one, two)) = two_mounts() else {
+    let Some((_cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     let mut here = Locker::new(&one.join("file"));
@@ -311,7 +302,7 @@ fn a_mount_that_ends_lets_go_of_its_locks() {
 
 #[test]
 fn who_would_wait_for_ever_is_told_so() {
-    let Some((mut cluster, one, two)) = two_mounts() else {
+    let Some((mut cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     let [first, second, elsewhere] = files(&mut cluster, &one);
@@ -344,7 +335,7 @@ fn who_would_wait_for_ever_is_told_so() {
 
 #[test]
 fn locks_outlive_their_owner() {
-    let Some((mut cluster, one, two)) = two_mounts() else {
+    let Some((mut cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     fs::write(one.join("file"), "x").unwrap();
@@ -371,7 +362,7 @@ fn locks_outlive_their_owner() {
 /// Part of the files get another owner, which has never heard of the locks.
 #[test]
 fn locks_outlive_a_join() {
-    let Some((mut cluster, one, two)) = two_mounts() else {
+    let Some((mut cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     // So many that no slice has an unused tail, which a newcomer would get.
@@ -398,7 +389,7 @@ fn locks_outlive_a_join() {
 
 #[test]
 fn sqlite_works_from_two_mounts_at_once() {
-    let Some((_cluster, one, two)) = two_mounts() else {
+    let Some((_cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     let python = |code: &str, mount: &Mount, arguments: &[&str]| {

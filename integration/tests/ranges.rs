@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use integration::Cluster;
-use integration::mounted::{Mount, can_mount};
+use integration::Mount;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
 use nix::unistd::{Whence, lseek};
@@ -12,15 +12,6 @@ use nix::unistd::{Whence, lseek};
 const KEEP: FallocateFlags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
 const PUNCH: FallocateFlags = FallocateFlags::FALLOC_FL_PUNCH_HOLE.union(KEEP);
 const ZERO: FallocateFlags = FallocateFlags::FALLOC_FL_ZERO_RANGE;
-
-fn two_mounts() -> Option<(Cluster, Mount, Mount)> {
-    if !can_mount() {
-        return None;
-    }
-    let mut cluster = Cluster::start(3);
-    let (one, two) = (cluster.mount(0), cluster.mount(2));
-    Some((cluster, one, two))
-}
 
 fn new_file(mount: &Mount, name: &str) -> File {
     File::options()
@@ -35,7 +26,7 @@ fn new_file(mount: &Mount, name: &str) -> File {
 /// Both a content that lies in the store's row and one in a file of its own.
 #[test]
 fn space_is_reserved_and_given_back() {
-    let Some((_cluster, one, two)) = two_mounts() else {
+    let Some((_cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     for (name, unit) in [("small", 1_000_usize), ("large", 100_000)] {
@@ -77,7 +68,7 @@ fn space_is_reserved_and_given_back() {
 
 #[test]
 fn holes_are_found() {
-    let Some((_cluster, one, two)) = two_mounts() else {
+    let Some((_cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     let file = new_file(&one, "sparse");
@@ -104,7 +95,7 @@ fn holes_are_found() {
 /// Several names, so that source and destination are on one volcano and on two.
 #[test]
 fn volcanos_copy_ranges() {
-    let Some((_cluster, one, two)) = two_mounts() else {
+    let Some((_cluster, one, two)) = Cluster::with_two_mounts() else {
         return;
     };
     let content: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();

@@ -4,11 +4,11 @@
 
 #![allow(
     clippy::print_stdout,
-    clippy::unwrap_used,
     reason = "a measurement for a person at a terminal"
 )]
 
-use std::time::Instant;
+use std::error::Error;
+use std::time::{Duration, Instant};
 
 use magma_core::effect::{Effect, Record};
 use magma_core::flare::{FlareRow, Kind, Layout, LinkRow, LinkState, Name, ReplyRow};
@@ -22,39 +22,42 @@ const SLICE: SliceId = SliceId(1);
 const CREATES: u64 = 16_384;
 const READS: u64 = 10_000;
 
-fn main() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut store = SqliteStore::open(dir.path()).unwrap();
+fn main() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let mut store = SqliteStore::open(dir.path())?;
     let mut seq = 0;
     for group in [1, 32, 1, 32] {
         let start = Instant::now();
         for _ in 0..CREATES / group {
-            store.begin().unwrap();
+            store.begin()?;
             for _ in 0..group {
                 seq += 1;
-                store.apply(&create(seq)).unwrap();
+                store.apply(&create(seq)?)?;
             }
-            store.commit(Durability::Process).unwrap();
+            store.commit(Durability::Process)?;
         }
         let each = start.elapsed() / CREATES as u32;
         println!("in groups of {group}: {each:?} a create");
     }
-    store.begin().unwrap();
-    println!("in a batch: {:?} a read", each_read(&store));
-    store.commit(Durability::Process).unwrap();
-    println!("alone: {:?} a read", each_read(&store));
-    let start = Instant::now();
-    (1..=READS).for_each(|n| drop(create(n)));
-    let each = start.elapsed() / READS as u32;
-    println!("of which making the rows: {each:?}");
-}
-
-fn each_read(store: &SqliteStore) -> std::time::Duration {
+    store.begin()?;
+    println!("in a batch: {:?} a read", each_read(&store)?);
+    store.commit(Durability::Process)?;
+    println!("alone: {:?} a read", each_read(&store)?);
     let start = Instant::now();
     for n in 1..=READS {
-        store.flare(flare(n).key()).unwrap();
+        create(n)?;
     }
-    start.elapsed() / READS as u32
+    let each = start.elapsed() / READS as u32;
+    println!("of which making the rows: {each:?}");
+    Ok(())
+}
+
+fn each_read(store: &SqliteStore) -> Result<Duration, Box<dyn Error>> {
+    let start = Instant::now();
+    for n in 1..=READS {
+        store.flare(flare(n).key())?;
+    }
+    Ok(start.elapsed() / READS as u32)
 }
 
 fn stamp(n: u64) -> Stamp {
@@ -67,7 +70,7 @@ fn flare(n: u64) -> FlareRef {
 }
 
 /// What a create of a file changes at a volcano that owns the flare but not its parent.
-fn create(n: u64) -> Record {
+fn create(n: u64) -> Result<Record, Box<dyn Error>> {
     let flare = flare(n);
     let time = Timestamp(1_700_000_000, n as u32);
     let row = FlareRow {
@@ -92,7 +95,7 @@ fn create(n: u64) -> Record {
     };
     let link = LinkRow {
         parent: FlareRef(Key::of_path(b"/some/directory"), stamp(1)),
-        name: Name::new(format!("file-{n}").as_bytes()).unwrap(),
+        name: Name::new(format!("file-{n}").as_bytes())?,
         state: LinkState::Settled,
     };
     let reply = ReplyRow {
@@ -103,7 +106,7 @@ fn create(n: u64) -> Record {
         step: 0,
         reply: vec![0x5a; 180],
     };
-    Record {
+    Ok(Record {
         slice: SLICE,
         epoch: Epoch(1),
         seq: Seq(n),
@@ -113,5 +116,5 @@ fn create(n: u64) -> Record {
             Effect::PutLink(flare.key(), Box::new(link)),
             Effect::PutReply(Box::new(reply)),
         ],
-    }
+    })
 }

@@ -4,13 +4,16 @@
 //! the client's runtime, which owns the connections and writes the answer back. Nothing here
 //! decides anything: see [`crate::volume`].
 
+mod replies;
+mod settings;
+
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
-    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::future::Future;
@@ -18,62 +21,27 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use magma_core::error::{OpError, OpResult};
+use magma_core::error::OpResult;
 use magma_core::flare::Name;
-use magma_core::limits::{FUSE_BACKGROUND, IO_MAX, NAME_MAX, XATTR_LIST_MAX, XATTR_VALUE_MAX};
-use magma_core::op::{Credentials, SetAttr, Space};
+use magma_core::limits::{XATTR_LIST_MAX, XATTR_VALUE_MAX};
+use magma_core::op::{Credentials, SetAttr};
 
-use crate::client::{Client, Node};
-use crate::convert::{
-    OpenHow, errno, file_attr, generation, name, rename_mode, set_time, xattr_mode,
-};
+use crate::client::Client;
+use crate::convert::{OpenHow, errno, name, rename_mode, set_time, xattr_mode};
 use crate::credentials::Callers;
 use crate::locking::KernelLock;
 use crate::signals::WaitingThread;
-use crate::volume::{Entry, PlusItem, Volume};
-
-/// The unit in which statfs(2) counts space.
-const STATFS_BLOCK: u64 = 4096;
-/// Threads that read calls: one copies content while the other goes on.
-const READERS: usize = 2;
-
-/// What a mount can be told.
-#[derive(Clone, Debug)]
-pub struct FsOptions {
-    /// The directory that is mounted: [`Client::root`], or the end of a walk.
-    pub root: Arc<Node>,
-    /// Let the kernel ask for attributes with listings. While entries may not be cached it
-    /// looks every name up again anyway, so this only pays with leases.
-    pub readdirplus: bool,
-}
-
-impl FsOptions {
-    /// The defaults.
-    pub fn new(root: Arc<Node>) -> FsOptions {
-        FsOptions {
-            root,
-            readdirplus: false,
-        }
-    }
-}
+use crate::volume::Volume;
+use replies::{add_plus, attributes, empty, entry, found, sized, statfs};
+pub use settings::{FsOptions, fuse_config};
 
 /// A mount, as fuser drives it.
 pub struct MagmaFs {
     volume: Arc<Volume>,
     callers: Callers,
     options: FsOptions,
-}
-
-/// fuser's settings as far as they belong to the file system; the mount options are the
-/// mounter's.
-pub fn fuse_config() -> fuser::Config {
-    let mut config = fuser::Config::default();
-    config.n_threads = Some(READERS);
-    // Who may use the mount is checked by the kernel (`allow_other`) and by permissions.
-    config.acl = fuser::SessionACL::All;
-    config
 }
 
 impl MagmaFs {
@@ -100,139 +68,9 @@ impl MagmaFs {
     }
 }
 
-fn entry(reply: ReplyEntry, result: OpResult<Entry>) {
-    match result {
-        Ok(entry) => reply.entry(&entry.ttl, &entry.attr, entry.generation),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-/// The answer to a lookup. That a name is not there may be kept like one that is.
-fn found(reply: ReplyEntry, volume: &Volume, place: (INodeNo, &Name), result: OpResult<Entry>) {
-    if let Err(OpError::NotFound) = result {
-        let ttl = volume.absent_left(place.0, place.1);
-        if !ttl.is_zero() {
-            let nothing = bare_attr(0, FileType::RegularFile);
-            return reply.entry(&ttl, &nothing, Generation(0));
-        }
-    }
-    entry(reply, result);
-}
-
-fn attributes(reply: ReplyAttr, result: OpResult<(Duration, FileAttr)>) {
-    match result {
-        Ok((ttl, attr)) => reply.attr(&ttl, &attr),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn empty(reply: ReplyEmpty, result: OpResult<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-/// Both ways in which the kernel asks for a value: its length, or it.
-fn sized(reply: ReplyXattr, size: u32, most: usize, result: OpResult<Vec<u8>>) {
-    match result {
-        Ok(value) if value.len() > most => reply.error(Errno::E2BIG),
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn statfs(reply: ReplyStatfs, space: Space) {
-    let free = space.free / STATFS_BLOCK;
-    reply.statfs(
-        space.total / STATFS_BLOCK,
-        free,
-        free,
-        space.inodes,
-        space.inodes_free,
-        STATFS_BLOCK as u32,
-        NAME_MAX as u32,
-        STATFS_BLOCK as u32,
-    );
-}
-
-/// Attributes for a line of READDIRPLUS that has none: the kernel takes only number and
-/// type of `.` and `..`, and asks for the rest.
-fn bare_attr(ino: u64, kind: FileType) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(ino),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind,
-        perm: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: STATFS_BLOCK as u32,
-        flags: 0,
-    }
-}
-
-/// Adds a line; whether it was too much. Entries have a timeout of 0 even under a lease: a
-/// recall must not have to take the kernel's directory lock for them.
-fn add_plus(reply: &mut ReplyDirectoryPlus, plus: &PlusItem) -> bool {
-    let (attr, generation) = match &plus.attr {
-        Some(attr) => (file_attr(attr), generation(attr)),
-        None => (bare_attr(plus.item.ino, plus.item.kind), Generation(0)),
-    };
-    let name = OsStr::from_bytes(&plus.item.name);
-    let ttl = Duration::ZERO;
-    reply.add(attr.ino, plus.item.cookie, name, &ttl, &attr, generation)
-}
-
 impl Filesystem for MagmaFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let mut wanted = vec![
-            // Several lookups and listings in one directory at a time.
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ASYNC_DIO,
-            // open with O_TRUNC is one request, and is one at the owner too.
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            // Shared mappings, although files are opened past the page cache.
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-            InitFlags::FUSE_AUTO_INVAL_DATA,
-            // The owner drops set-id bits at write, truncate and chown.
-            InitFlags::FUSE_HANDLE_KILLPRIV,
-            // Locks bind the processes of all mounts.
-            InitFlags::FUSE_POSIX_LOCKS,
-            InitFlags::FUSE_FLOCK_LOCKS,
-        ];
-        if self.options.readdirplus {
-            wanted.push(InitFlags::FUSE_DO_READDIRPLUS);
-            wanted.push(InitFlags::FUSE_READDIRPLUS_AUTO);
-        }
-        for flag in wanted {
-            if let Err(missing) = config.add_capabilities(flag) {
-                tracing::info!(?missing, "this kernel cannot do that");
-            }
-        }
-        let refused = |what: &str, most: u32| {
-            io::Error::other(format!("fuser refuses {what}, and offers {most}"))
-        };
-        config
-            .set_max_write(IO_MAX as u32)
-            .map_err(|most| refused("the size of a write", most))?;
-        config
-            .set_max_background(FUSE_BACKGROUND)
-            .map_err(|most| refused("the count of background requests", most.into()))?;
-        // Only mapped files are read ahead. A kernel that allows less names its limit, which
-        // is also the default.
-        if let Err(most) = config.set_max_readahead(IO_MAX as u32) {
-            tracing::debug!(most, "less readahead than wanted");
-        }
-        Ok(())
+        settings::negotiate(&self.options, config)
     }
 
     fn destroy(&mut self) {
