@@ -213,6 +213,8 @@ pub const LOCK_CANCEL_MS: u64 = 300;
 pub const LOCK_CLOSE_MS: u64 = 1_000;
 /// Flares of which a client remembers something under leases.
 pub const CLIENT_CACHE_FLARES: usize = 32 * 1024;
+/// Names that a volcano reads from its store for one `print cache`.
+pub const CACHED_NAMES_READ: usize = 1024;
 /// Names that a client remembers under leases on their directories.
 pub const CLIENT_CACHE_NAMES: usize = 128 * 1024;
 /// A client that holds leases and was not used for this long lets them run out, in milliseconds.

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::CachedFlare;
 use crate::effect::Effect;
 use crate::flare::{FlareRow, LinkRow};
 use crate::key::Key;
@@ -102,19 +101,14 @@ impl RowCache {
         self.order.clear();
     }
 
-    /// What is in memory, in order of keys.
-    pub(super) fn list(&self) -> Vec<CachedFlare> {
-        let mut list: Vec<CachedFlare> = self
+    /// The rows in memory, in order of keys, with the links where they are in memory too.
+    pub(super) fn list(&self) -> Vec<(FlareRow, Option<Vec<LinkRow>>)> {
+        let mut list: Vec<_> = self
             .rows
             .values()
-            .filter_map(|cached| {
-                Some(CachedFlare {
-                    row: cached.row.clone()?,
-                    links: cached.links.clone().unwrap_or_default(),
-                })
-            })
+            .filter_map(|cached| Some((cached.row.clone()?, cached.links.clone())))
             .collect();
-        list.sort_by_key(|flare| flare.row.key);
+        list.sort_by_key(|(row, _)| row.key);
         list
     }
 

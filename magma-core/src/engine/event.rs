@@ -242,7 +242,7 @@ pub(super) enum Work {
 pub struct CachedFlare {
     /// Its row.
     pub row: FlareRow,
-    /// Its names, where they are in memory too.
+    /// Its names, as far as they were at hand.
     pub links: Vec<LinkRow>,
 }
 

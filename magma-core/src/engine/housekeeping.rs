@@ -7,11 +7,11 @@ use super::parking::Wait;
 use super::{Action, CachedFlare, Engine, Statistics};
 use crate::agreement::Change;
 use crate::error::OpError;
-use crate::flare::LinkState;
+use crate::flare::{FlareRow, LinkRow, LinkState};
 use crate::ids::{SliceId, VolcanoId};
 use crate::key::{Key, ROOT};
 use crate::lava::copies::{CopyPlan, copy_plan};
-use crate::limits::{JOURNAL_RECORDS, SHIP_WINDOW_BYTES};
+use crate::limits::{CACHED_NAMES_READ, JOURNAL_RECORDS, SHIP_WINDOW_BYTES};
 use crate::op::Credentials;
 use crate::store::{Store, StoreResult};
 use crate::wire::peer::PeerMessage;
@@ -319,9 +319,22 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// The flares in memory, for the console.
+    /// The flares in memory, for the console. Names that are not are read, up to a number that
+    /// keeps nobody waiting.
     pub fn cached(&self) -> Vec<CachedFlare> {
-        self.cache.list()
+        let mut reads = CACHED_NAMES_READ;
+        let of = |(row, links): (FlareRow, Option<Vec<LinkRow>>)| {
+            let links = links.unwrap_or_else(|| {
+                let may = reads > 0;
+                reads = reads.saturating_sub(1);
+                match may {
+                    true => self.store.links(row.key).unwrap_or_default(),
+                    false => Vec::new(),
+                }
+            });
+            CachedFlare { row, links }
+        };
+        self.cache.list().into_iter().map(of).collect()
     }
 
     /// For each slice owned or copied here: the last operation.

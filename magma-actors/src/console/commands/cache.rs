@@ -109,7 +109,11 @@ impl<'a> Walk<'a> {
             None if flare.key() == key::ROOT => "/".to_owned(),
             None => {
                 let name = cached.links.first().map(|link| link.name.as_bytes());
-                let name = name.map_or("without a name".to_owned(), render::quoted);
+                let name = match name {
+                    Some(name) => render::quoted(name),
+                    None if cached.row.nlink == 0 => "without a name".to_owned(),
+                    None => "(its name is not in memory)".to_owned(),
+                };
                 format!("{} {name}", flare.key())
             }
         };
