@@ -32,15 +32,19 @@ naptime = 0.01
 const PJDFSTEST_SKIPS: [&str; 1] = ["link::link_count_max"];
 
 /// Runs in a mount namespace, where the helper is installed as mount(8) looks for it when a
-/// mount that stands in no fstab is mounted again.
+/// mount that stands in no fstab is mounted again. The mount is seen in `/mnt` there: a
+/// temporary directory may be one that other users cannot enter, and so deep that the names of
+/// sockets in it are too long.
 const IN_NAMESPACE: &str = r#"
 set -e
 mount -t overlay overlay -o "lowerdir=$1/sbin:/usr/sbin" /usr/sbin
 mount -t tmpfs other "$1/other"
+mount -t tmpfs -o mode=755 places /mnt
+mkdir /mnt/m
+mount --bind "$3" /mnt/m
 program=$2
-place=$3
 shift 3
-exec "$program" -c "$PWD/settings.toml" -s "$PWD/other" -p "$place" "$@"
+exec "$program" -c "$PWD/settings.toml" -s "$PWD/other" -p /mnt/m/suite "$@"
 "#;
 
 /// Names of tests with what became of each.
@@ -54,13 +58,12 @@ fn pjdfstest_finds_nothing() {
     assert!(nix::unistd::geteuid().is_root(), "this test needs root");
     let mut cluster = Cluster::start(3);
     let mount = cluster.mount(0);
-    let place = mount.join("suite");
-    fs::create_dir(&place).unwrap();
+    fs::create_dir(mount.join("suite")).unwrap();
 
-    let mut outcomes = pjdfstest(&place, false, None);
+    let mut outcomes = pjdfstest(&mount.join(""), false, None);
     // A process of its own for those that mount again: some of the others leave a file open for
     // writing behind, and no file system becomes read-only under that.
-    let remounting = pjdfstest(&place, true, Some("erofs"));
+    let remounting = pjdfstest(&mount.join(""), true, Some("erofs"));
     assert!(remounting.len() > 10, "{remounting:?}");
     outcomes.extend(remounting);
 
@@ -76,7 +79,7 @@ fn pjdfstest_finds_nothing() {
     mount.end();
 }
 
-fn pjdfstest(place: &Path, remount: bool, pattern: Option<&str>) -> Outcomes {
+fn pjdfstest(mount: &Path, remount: bool, pattern: Option<&str>) -> Outcomes {
     let scratch = tempfile::tempdir().expect("a directory");
     let sbin = scratch.path().join("sbin");
     for dir in [&sbin, &scratch.path().join("other")] {
@@ -89,7 +92,7 @@ fn pjdfstest(place: &Path, remount: bool, pattern: Option<&str>) -> Outcomes {
     let output = Command::new("timeout")
         .args(["-k", "5", "400"])
         .args(["unshare", "--mount", "sh", "-c", IN_NAMESPACE, "sh"])
-        .args([scratch.path(), &PJDFSTEST.program(), place])
+        .args([scratch.path(), &PJDFSTEST.program(), mount])
         .args(pattern)
         .current_dir(scratch.path())
         .output()
