@@ -6,6 +6,7 @@
 //! | [`volcano_process`] | one `magmad` of it |
 //! | [`mounted`] | one `mount.magma`, and whether this machine can mount at all |
 //! | [`console_client`] | the console, as telnet sees it |
+//! | [`locker`] | a process that locks, reads and writes what it is told to |
 //! | [`sim`] | a whole network of engines in one process, replayed from a seed |
 //! | [`invariants`] | what must hold whenever that has come to rest |
 //! | [`source_tree`] | a tree of files with everything that is odd in one, the same each time |
@@ -21,6 +22,7 @@
 pub mod cluster;
 pub mod console_client;
 pub mod invariants;
+pub mod locker;
 pub mod mounted;
 pub mod sim;
 pub mod snapshot;

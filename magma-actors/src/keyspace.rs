@@ -7,10 +7,11 @@ use std::time::Duration;
 use actix::Message;
 use bytes::Bytes;
 use magma_core::agreement::coordinator::CoordinatorLog;
+use magma_core::agreement::sessions::SessionWatch;
 use magma_core::agreement::{Agreement, Change, ProposeError};
 use magma_core::engine::Event;
 use magma_core::error::OpError;
-use magma_core::ids::{Epoch, SliceId, VolcanoId};
+use magma_core::ids::{Epoch, SessionId, SliceId, VolcanoId};
 use magma_core::lava::Lava;
 use magma_core::limits::ENGINE_QUEUE;
 use magma_core::wire::codec;
@@ -60,6 +61,11 @@ pub struct ProposeHere {
 #[rtype(result = "()")]
 pub struct LearnLava(pub Box<Lava>);
 
+/// A session has said that it is there.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SessionHeard(pub SessionId);
+
 /// Pass a request on to the owner of its key.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -90,6 +96,7 @@ pub struct Keyspace {
     log: Arc<Mutex<CoordinatorLog>>,
     queue: VecDeque<Job>,
     busy: bool,
+    sessions: SessionWatch,
     pub(crate) hand_over: HandOver,
 }
 
@@ -115,6 +122,7 @@ impl Keyspace {
             log,
             queue: VecDeque::new(),
             busy: false,
+            sessions: SessionWatch::default(),
             hand_over,
         }
     }
@@ -300,6 +308,7 @@ impl Inner for Keyspace {
         Guarded::every(ctx, Duration::from_millis(200), |keyspace, ctx| {
             keyspace.catch_up(ctx);
             keyspace.step_hand_over(ctx);
+            keyspace.end_silent_sessions(ctx);
         });
     }
 }
@@ -329,6 +338,39 @@ impl Keyspace {
                 keyspace.enqueue(Job::Learn(lava), ctx);
             }
         });
+    }
+}
+
+impl Keyspace {
+    /// Whoever coordinates ends the sessions of mounts that nothing is heard of any more.
+    fn end_silent_sessions(&mut self, ctx: &mut GuardedContext<Self>) {
+        let lava = self.node.lava();
+        let coordinates = lava.coordinator() == Some(self.node.id);
+        if !coordinates || !self.node.is_ready() || self.node.is_stopping() {
+            return self.sessions.rest();
+        }
+        let overdue = self.sessions.overdue(&lava, crate::engine::now().moment);
+        // What was proposed last time is in the lava before anyone is proposed again.
+        if self.busy || !self.queue.is_empty() {
+            return;
+        }
+        for id in overdue {
+            let label = lava.sessions.iter().find(|session| session.id == id);
+            let label = label.map(|session| session.label.clone());
+            tracing::warn!(target: "magma::n", session = %id, label, "nothing is heard of this mount: its session ends, with its locks and open files");
+            let decided: Decided = Box::new(move |result| {
+                if let Err(why) = result {
+                    tracing::warn!(target: "magma::n", session = %id, why, "the session does not end yet");
+                }
+            });
+            self.propose(Change::EndSession(id), decided, ctx);
+        }
+    }
+}
+
+impl Handle<SessionHeard> for Keyspace {
+    fn handle(&mut self, message: SessionHeard, _: &mut GuardedContext<Self>) {
+        self.sessions.heard(message.0, crate::engine::now().moment);
     }
 }
 

@@ -8,7 +8,7 @@ use actix::Message;
 use bytes::Bytes;
 use magma_core::agreement::Change;
 use magma_core::engine::Event;
-use magma_core::ids::{SessionId, VolcanoId};
+use magma_core::ids::{Epoch, SessionId, VolcanoId};
 use magma_core::limits::{ENGINE_QUEUE, HEARTBEAT_MS};
 use magma_core::wire::codec;
 use magma_core::wire::node_protocol::{
@@ -17,7 +17,7 @@ use magma_core::wire::node_protocol::{
 use tokio::sync::Notify;
 
 use crate::flare::check_version;
-use crate::keyspace::{LearnLava, ProposeChange, ProposeHere};
+use crate::keyspace::{LearnLava, ProposeChange, ProposeHere, SessionHeard};
 use crate::links::{Dialler, Roles};
 use crate::node::{Node, lock, post};
 use crate::supervision::{Guarded, GuardedContext, Handle, Inner};
@@ -115,6 +115,38 @@ impl NodeService {
         }
     }
 
+    /// A session is there: the coordinator hears of it, from here or by way of us.
+    fn renew(&self, session: SessionId, epoch: Epoch) -> NodeAnswer {
+        let lava = self.node.lava();
+        if !lava.has_session(session) && lava.epoch >= epoch {
+            return NodeAnswer::SessionEnded;
+        }
+        let told = match lava.coordinator() {
+            Some(id) if id == self.node.id => {
+                post(&self.node.actors.keyspace, SessionHeard(session))
+            }
+            Some(id) => self.tell_of(session, id),
+            None => false,
+        };
+        match told {
+            true => NodeAnswer::Done,
+            false => NodeAnswer::NotNow("the coordinator cannot be reached".to_owned()),
+        }
+    }
+
+    fn tell_of(&self, session: SessionId, coordinator: VolcanoId) -> bool {
+        let link = self.node.node_links.get(coordinator);
+        let (Some(link), Ok(header)) = (link, codec::encode(&NodePush::SessionHeard(session)))
+        else {
+            return false;
+        };
+        let frame = Frame {
+            header: header.into(),
+            payload: Bytes::new(),
+        };
+        link.push(Lane::Control, frame).is_ok()
+    }
+
     /// Proposes a change and answers with what `found` makes of the lava that it led to.
     fn propose(
         &self,
@@ -206,6 +238,9 @@ impl Service for NodeService {
             (NodeCall::EndSession(id), Role::Client(_)) => {
                 self.propose(Change::EndSession(id), replier, |_| NodeAnswer::Done);
             }
+            (NodeCall::RenewSession { session, epoch }, Role::Client(_)) => {
+                Self::answer(replier, &self.renew(session, epoch));
+            }
             (NodeCall::Join(info), Role::Joiner) => {
                 tracing::info!(target: "magma::n", nick = %info.nick, from = %connection.peer(), "wants to join after this volcano");
                 // Its first answer may have got lost: who is in already, and owns nothing
@@ -244,6 +279,7 @@ impl Service for NodeService {
             (
                 NodeCall::OpenSession { .. }
                 | NodeCall::EndSession(_)
+                | NodeCall::RenewSession { .. }
                 | NodeCall::Join(_)
                 | NodeCall::Propose { .. }
                 | NodeCall::Shutdown { .. },
@@ -268,6 +304,9 @@ impl Service for NodeService {
             }
             Ok(NodePush::Lava(lava)) => {
                 post(&self.node.actors.keyspace, LearnLava(lava));
+            }
+            Ok(NodePush::SessionHeard(session)) => {
+                post(&self.node.actors.keyspace, SessionHeard(session));
             }
             Ok(NodePush::Heartbeat(_) | NodePush::Agreement(..)) => {}
             Err(error) => {

@@ -5,6 +5,7 @@
 //! takes its place behind the same trait.
 
 pub mod coordinator;
+pub mod sessions;
 
 use serde::{Deserialize, Serialize};
 

@@ -221,6 +221,10 @@ pub const CLIENT_CACHE_NAMES: usize = 128 * 1024;
 pub const CLIENT_CACHE_IDLE_MS: u64 = 60_000;
 /// A session that is not heard of for this long has ended, in milliseconds.
 pub const SESSION_MS: u64 = 10_000;
+/// How often a mount says that it is there, in milliseconds.
+pub const SESSION_RENEW_MS: u64 = 2_000;
+/// Silent sessions that are ended in one go: each costs the coordinator's disk a flush.
+pub const SESSION_ENDS_AT_ONCE: usize = 16;
 /// Heartbeat between volcanos in milliseconds.
 pub const HEARTBEAT_MS: u64 = 200;
 /// A volcano not heard of for this long is shown as not alive, in milliseconds.

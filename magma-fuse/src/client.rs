@@ -332,6 +332,8 @@ impl Shared {
         // Set once, right here: `link` was made above and nobody else sets it.
         let _ = link.set(Arc::downgrade(&shared));
         shared.runtime.spawn(upkeep::run(Arc::downgrade(&shared)));
+        let session = upkeep::keep_session(Arc::downgrade(&shared));
+        shared.runtime.spawn(session);
         Ok(shared)
     }
 
@@ -384,7 +386,10 @@ impl Shared {
         })?;
         let locks = self.locks.clear();
         if locks > 0 {
-            tracing::error!(locks, "locks were lost with the session");
+            tracing::error!(
+                locks,
+                "locks were lost with the session: the files that they were on give errors until they are closed"
+            );
         }
         *locked(&self.session) = Session::new(id);
         self.forget(self.cache.clear()).await;

@@ -100,6 +100,7 @@ impl Volume {
         if kind.is_some()
             && let Some(Handle::File(file)) = self.opened_as(fh).as_deref()
         {
+            self.still_open(file).await?;
             locked(&file.lockers).insert(spec.owner);
         }
         match (kind, waits) {
@@ -136,6 +137,7 @@ impl Volume {
             return None;
         };
         locked(&file.lockers).remove(&owner);
+        self.client.locker_closed(file.flare, owner);
         if !self.client.holds_locks(file.flare, owner) {
             return None;
         }
@@ -160,6 +162,7 @@ impl Volume {
         let mut owners = std::mem::take(&mut *locked(&file.lockers));
         owners.extend(owner);
         for owner in owners {
+            client.locker_closed(file.flare, owner);
             if client.holds_locks(file.flare, owner) {
                 let all = everything(owner);
                 let released = client.set_lock(file.flare, all, None, &file.opener).await;

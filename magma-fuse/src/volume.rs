@@ -1,6 +1,7 @@
 //! What a mount shows: the client's operations in terms of the kernel's inodes and handles.
 
 mod ranges;
+mod reopen;
 
 use bytes::Bytes;
 use fuser::{FileAttr, FileHandle, FopenFlags, Generation, INodeNo, Notifier};
@@ -236,6 +237,9 @@ impl Volume {
         cred: &Credentials,
     ) -> OpResult<Attributes> {
         let flare = self.flare(ino, fh)?;
+        if set.size.is_some() {
+            self.handle_still_open(fh).await?;
+        }
         // A handle that may write has passed the check at open; ftruncate needs no other.
         let by_handle = set.size.is_some() && self.is_writable(fh);
         let set = SetAttr { by_handle, ..set };
@@ -378,6 +382,8 @@ impl Volume {
             opener: cred.clone(),
             write: how.open_for().write,
             lockers: Default::default(),
+            session: self.client.session().0.into(),
+            reopening: Default::default(),
         }))
     }
 
@@ -427,6 +433,10 @@ impl Volume {
                 if let Handle::File(file) = handle.as_ref() {
                     Volume::release_locks(&client, file, lock_owner).await;
                 }
+                if !Volume::is_open_for(&client, handle.as_ref()) {
+                    // It was closed with the session that it was open for.
+                    return;
+                }
                 if let Err(error) = client.close_file(flare, &cred).await {
                     tracing::debug!(%flare, %error, "the volcano did not hear of a close");
                 }
@@ -440,6 +450,7 @@ impl Volume {
         match self.handle(fh)?.as_ref() {
             // As whoever opened it: permission was checked then.
             Handle::File(file) => {
+                self.still_open(file).await?;
                 let cred = &file.opener;
                 self.client.read(file.flare, offset, size, cred).await
             }
@@ -468,6 +479,7 @@ impl Volume {
         let Handle::File(file) = handle.as_ref() else {
             return Err(OpError::ReadOnly);
         };
+        self.still_open(file).await?;
         let (uid, gid) = writer.unwrap_or((file.opener.uid, file.opener.gid));
         let cred = Credentials {
             uid,
@@ -494,7 +506,10 @@ impl Volume {
         cred: &Credentials,
     ) -> OpResult<()> {
         let flare = match self.handles.get(fh).as_deref() {
-            Some(Handle::File(file)) => file.flare,
+            Some(Handle::File(file)) => {
+                self.still_open(file).await?;
+                file.flare
+            }
             Some(Handle::Directory(dir)) => dir.node.flare(),
             Some(Handle::DhtFile(_) | Handle::DhtDirectory) => return Ok(()),
             None => self.node(ino)?.flare(),

@@ -67,6 +67,15 @@ pub enum NodeCall {
     },
     /// A client: end my session. [`NodeAnswer::Done`].
     EndSession(SessionId),
+    /// A client, every [`SESSION_RENEW_MS`](crate::limits::SESSION_RENEW_MS): I am there.
+    /// [`NodeAnswer::Done`], or [`NodeAnswer::SessionEnded`].
+    RenewSession {
+        /// The session.
+        session: SessionId,
+        /// A lava that the client has seen, and in which the session was open. Whoever knows only an
+        /// older one cannot say that it has ended.
+        epoch: Epoch,
+    },
     /// A joiner, to the volcano after which it wants to sit. [`NodeAnswer::Joined`].
     Join(Box<VolcanoInfo>),
     /// A volcano to the coordinator: put this into the log. [`NodeAnswer::Lava`].
@@ -94,6 +103,8 @@ pub enum NodeAnswer {
     Lava(Box<Lava>),
     /// A session was opened under this lava.
     Session(SessionId, Box<Lava>),
+    /// The session has ended.
+    SessionEnded,
     /// The joiner is a member now, with this identity and lava.
     Joined(VolcanoId, Box<Lava>),
     /// What a volcano says of itself.
@@ -113,6 +124,8 @@ pub enum NodePush {
     Heartbeat(Box<VolcanoStatus>),
     /// The lava has changed; sent by the coordinator.
     Lava(Box<Lava>),
+    /// To the coordinator: a session has said that it is there.
+    SessionHeard(SessionId),
     /// Reserved for the agreement's own messages.
     Agreement(Term, #[serde(with = "serde_bytes")] Vec<u8>),
 }

@@ -7,7 +7,7 @@
 //! Where the outcome of a request is not known (no volcano has answered, or a process was killed
 //! before the answer came), the owner is brought to what stands here, in the background.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -44,6 +44,8 @@ struct Book {
     number: u64,
     /// By flare; the sessions in it are all [`ours`].
     held: HashMap<FlareRef, Ranges>,
+    /// Whose locks ended with the session, until they close the file.
+    lost: BTreeSet<(FlareRef, u64)>,
     waits: HashMap<u64, Waiting>,
 }
 
@@ -111,8 +113,23 @@ impl LockBook {
 
     /// Everything is gone with the session. How many locks that were.
     pub(crate) fn clear(&self) -> usize {
-        let held = std::mem::take(&mut self.book().held);
+        let mut book = self.book();
+        let held = std::mem::take(&mut book.held);
+        for (flare, ranges) in &held {
+            let owners = ranges.iter().map(|lock| (*flare, lock.owner.1));
+            book.lost.extend(owners);
+        }
         held.values().map(Ranges::len).sum()
+    }
+
+    /// Whether a lock of that owner ended with the session.
+    pub(crate) fn has_lost(&self, flare: FlareRef, owner: u64) -> bool {
+        self.book().lost.contains(&(flare, owner))
+    }
+
+    /// The owner has closed the file: it holds nothing of it any more.
+    pub(crate) fn closed(&self, flare: FlareRef, owner: u64) {
+        self.book().lost.remove(&(flare, owner));
     }
 
     /// A lock is somebody else's now.
@@ -335,6 +352,17 @@ impl Client {
     /// Whether that lock owner holds anything of that flare.
     pub fn holds_locks(&self, flare: FlareRef, owner: u64) -> bool {
         self.shared.locks.holds(flare, owner)
+    }
+
+    /// Whether a lock of that owner on that flare ended with a session, and it has not closed the
+    /// file since.
+    pub fn has_lost_locks(&self, flare: FlareRef, owner: u64) -> bool {
+        self.shared.locks.has_lost(flare, owner)
+    }
+
+    /// A lock owner has closed a file.
+    pub fn locker_closed(&self, flare: FlareRef, owner: u64) {
+        self.shared.locks.closed(flare, owner);
     }
 }
 

@@ -19,6 +19,8 @@ use super::retry::{Backoff, Patience};
 
 /// How long nobody at all may answer before the first connect is given up.
 const SILENCE: Duration = Duration::from_secs(6);
+/// Volcanos that are told of the session at most, one after another.
+const RENEW_ASKED_MAX: usize = 3;
 /// Volcanos that are asked for the lava at most, one after another.
 const LAVA_ASKED_MAX: usize = 8;
 
@@ -187,6 +189,29 @@ impl NodePort {
             let pause = backoff.pause().min(patience.left());
             tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
         }
+    }
+
+    /// Says that the session is there: to the coordinator, or to another volcano, which tells it.
+    /// False when the session has ended.
+    pub(crate) async fn renew_session(&self, known: &Lava, session: SessionId) -> bool {
+        let coordinator = known.coordinator().and_then(|id| known.volcano(id));
+        let coordinator = coordinator.map(|volcano| volcano.info.node_addr());
+        let mut addrs = super::routing::node_addrs(known);
+        addrs.sort_by_key(|addr| (Some(*addr) != coordinator, self.peers.open(*addr).is_none()));
+        let limit = Duration::from_millis(CLIENT_DIAL_MS);
+        let question = NodeCall::RenewSession {
+            session,
+            epoch: known.epoch,
+        };
+        for addr in addrs.into_iter().take(RENEW_ASKED_MAX) {
+            match timeout(limit, self.call(addr, &question, limit)).await {
+                Ok(Ok(NodeAnswer::Done)) => return true,
+                Ok(Ok(NodeAnswer::SessionEnded)) => return false,
+                Ok(answer) => tracing::debug!(%addr, ?answer, "the session was not renewed there"),
+                Err(_) => tracing::debug!(%addr, "no answer to the session's renewal"),
+            }
+        }
+        true
     }
 
     /// Asks one volcano after another for its lava: those with an open connection first.

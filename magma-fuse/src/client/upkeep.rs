@@ -6,10 +6,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use magma_actors::transport::Connection;
-use magma_core::limits::{CLIENT_CACHE_IDLE_MS, LEASE_MS};
+use magma_core::limits::{CLIENT_ATTEMPT_MS, CLIENT_CACHE_IDLE_MS, LEASE_MS, SESSION_RENEW_MS};
 use magma_core::op::{Credentials, Op};
 
 use super::request::Ask;
+use super::retry::Patience;
 use super::{Shared, lease, locked};
 
 /// How often it is looked at.
@@ -33,6 +34,26 @@ pub(crate) async fn run(client: Weak<Shared>) {
         let idle = locked(&client.used).elapsed();
         if idle < Duration::from_millis(CLIENT_CACHE_IDLE_MS) {
             client.renew_leases();
+        }
+    }
+}
+
+/// Says that the session is there, until the client is gone. Where the network has ended it in the
+/// meantime (the mount was cut off, or stopped) another is opened.
+pub(crate) async fn keep_session(client: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(SESSION_RENEW_MS)).await;
+        let Some(client) = client.upgrade() else {
+            return;
+        };
+        if client.is_closing() {
+            return;
+        }
+        let (session, lava) = (client.session().id(), client.routing.lava());
+        if !client.node.renew_session(&lava, session).await {
+            // One that is not opened now is opened by the next round, or the next request.
+            let patience = Patience::of(Duration::from_millis(CLIENT_ATTEMPT_MS));
+            let _ = client.renew_session(session, &patience).await;
         }
     }
 }
