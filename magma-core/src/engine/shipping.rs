@@ -211,6 +211,12 @@ impl<S: Store> Engine<S> {
             // owner asks again when we say what we hold.
             return Ok(());
         };
+        if held.owner != from {
+            // Of an owner that was: were it heard, the one that is would not be asked again, should
+            // it have missed our word. Or of one that is to come, as soon as we know.
+            tracing::debug!(target: "magma::r", %slice, from = %self.lava.nick(from), "not from the owner");
+            return Ok(());
+        }
         held.attached = true;
         if epoch < held.position.0 {
             tracing::warn!(target: "magma::r", %slice, %epoch, known = %held.position.0, from = %self.lava.nick(from),
