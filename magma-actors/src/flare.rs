@@ -424,6 +424,8 @@ impl Service for FlareService {
             Some(Role::Client(session)) if request.session == session => false,
             Some(Role::Volcano(_)) => true,
             Some(Role::Client(_)) => {
+                // Whatever comes next would be refused, too.
+                connection.close("a request of another session");
                 return self.malformed(connection, "a request", &"it is of another session");
             }
             None => return,

@@ -39,6 +39,7 @@ mod housekeeping;
 mod leases;
 mod link;
 mod locks;
+mod opens;
 mod parking;
 mod ranges;
 mod rename;
@@ -55,7 +56,7 @@ mod unlink;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::ids::{SessionId, SliceId, TxId, VolcanoId};
+use crate::ids::{SliceId, TxId, VolcanoId};
 use crate::key::Key;
 use crate::lava::Lava;
 use crate::store::{Durability, Store, StoreResult};
@@ -100,7 +101,7 @@ pub struct Engine<S: Store> {
     pending: BTreeMap<TxId, Pending>,
     /// Entries that a rename driven here holds until it is decided.
     holds: BTreeMap<(Key, crate::flare::Name), TxId>,
-    opens: BTreeMap<Key, BTreeMap<SessionId, u32>>,
+    opens: opens::Opens,
     leases: leases::Leases,
     locks: locks::Locks,
     syncs: Syncs,
@@ -123,7 +124,6 @@ pub struct Engine<S: Store> {
     /// Keys with something unfinished, and the round of housekeeping that saw it last.
     seen_unsettled: BTreeMap<Key, u64>,
     rounds: u64,
-    started: crate::time::Moment,
     last_housekeeping: u64,
     statistics: Statistics,
 }
@@ -152,7 +152,7 @@ impl<S: Store> Engine<S> {
             parking: Parking::default(),
             pending: BTreeMap::new(),
             holds: BTreeMap::new(),
-            opens: BTreeMap::new(),
+            opens: opens::Opens::default(),
             leases: leases::Leases::after_start(
                 lava.sessions.iter().map(|session| session.id),
                 now.moment,
@@ -174,7 +174,6 @@ impl<S: Store> Engine<S> {
             maybe_unsettled: BTreeSet::new(),
             seen_unsettled: BTreeMap::new(),
             rounds: 0,
-            started: now.moment,
             last_housekeeping: 0,
             statistics: Statistics::default(),
         };
@@ -264,7 +263,7 @@ impl<S: Store> Engine<S> {
                 Ok(())
             }
             Event::FromClient { session, message } => {
-                self.client_says(session, message);
+                self.client_says(session, message)?;
                 Ok(())
             }
             Event::PeerUp(volcano) => self.peer_up(volcano),

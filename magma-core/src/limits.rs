@@ -221,6 +221,12 @@ pub const CLIENT_CACHE_NAMES: usize = 128 * 1024;
 pub const CLIENT_CACHE_IDLE_MS: u64 = 60_000;
 /// A session that is not heard of for this long has ended, in milliseconds.
 pub const SESSION_MS: u64 = 10_000;
+/// Flares that an owner remembers as open at a time.
+pub const OPENS_MAX: usize = 1024 * 1024;
+/// Open flares that a client names in one message.
+pub const OPENS_CLAIM_BATCH: usize = 4096;
+/// Closes wait this long for others that can be told with them, in milliseconds.
+pub const CLOSE_BATCH_MS: u64 = 100;
 /// How often a mount says that it is there, in milliseconds.
 pub const SESSION_RENEW_MS: u64 = 2_000;
 /// Silent sessions that are ended in one go: each costs the coordinator's disk a flush.
@@ -292,6 +298,7 @@ const _: () = assert!(LOCKS_PER_FLARE <= LOCKS_MAX);
 const _: () = assert!(LOCK_WAITS_PER_FLARE <= LOCK_WAITS_MAX);
 // At most 200 bytes each.
 const _: () = assert!(LOCK_CLAIM_BATCH * 200 < FRAME_HEADER_MAX);
+const _: () = assert!(OPENS_CLAIM_BATCH * 100 < FRAME_HEADER_MAX);
 const _: () = assert!(CLIENT_CACHE_FLARES <= LEASES_PER_SESSION);
 const _: () = assert!(LEASES_PER_SESSION <= LEASES_MAX);
 const _: () = assert!(CLIENT_PATIENCE_MS > CLIENT_ATTEMPT_MS);

@@ -95,9 +95,9 @@ pub struct NewFlare {
     /// Target of a symbolic link.
     #[serde(default, with = "serde_bytes")]
     pub target: Vec<u8>,
-    /// Open it in the same step.
+    /// Open it in the same step, as [`Op::Open`] with this number.
     #[serde(default)]
-    pub open: bool,
+    pub open: Option<u64>,
 }
 
 /// How a rename treats what is at the destination.
@@ -219,8 +219,8 @@ pub enum Op {
         /// What to do with a flare that is there.
         mode: RenameMode,
     },
-    /// Opens a regular file: checks permission, and keeps its content past an unlink until
-    /// [`Op::Close`]. [`Answer::Attr`].
+    /// Opens a regular file: checks permission, and keeps its content past an unlink until the
+    /// client has closed it ([`FromClient::Closed`](crate::wire::flare_protocol::FromClient::Closed)). [`Answer::Attr`].
     Open {
         /// The file.
         flare: FlareRef,
@@ -230,9 +230,11 @@ pub enum Op {
         write: bool,
         /// Cut to nothing.
         truncate: bool,
+        /// Grows with each open and close of the session.
+        number: u64,
     },
-    /// Ends one open. [`Answer::Done`].
-    Close(FlareRef),
+    /// The session has a file open that it has opened under a lease. [`Answer::Done`].
+    Hold(FlareRef, u64),
     /// Reads content; the bytes are the reply's payload. [`Answer::Data`].
     Read {
         /// The file.
@@ -426,7 +428,7 @@ impl Op {
             | Op::GetAttr(_)
             | Op::GetRoot
             | Op::GetAttrs(_)
-            | Op::Close(_)
+            | Op::Hold(..)
             | Op::Read { .. }
             | Op::Seek { .. }
             | Op::Fsync { .. }

@@ -7,6 +7,7 @@
 //! | [`content`] | reading and writing |
 //! | [`listing`] | directories, and attributes by the batch |
 //! | [`locks`] | byte-range locks |
+//! | `opens` | what is open, and what the owners know of it |
 //! | [`space`] | statfs |
 //! | [`fsck`] | what `magma fsck` asks, and repairs |
 //! | [`volcanos`] | what each volcano says of itself |
@@ -32,6 +33,7 @@ pub mod locks;
 pub mod names;
 mod node_port;
 pub mod objects;
+mod opens;
 pub mod path;
 mod peers;
 mod prefetch;
@@ -73,6 +75,7 @@ use hints::NameHints;
 pub use lease::{CacheSink, Done, NobodyElse};
 use locks::LockBook;
 use node_port::NodePort;
+use opens::OpenBook;
 pub use path::Node;
 use peers::Peers;
 use retry::Patience;
@@ -188,6 +191,7 @@ pub(crate) struct Shared {
     hints: NameHints,
     cache: Arc<Cache>,
     locks: LockBook,
+    opens: OpenBook,
     sink: Mutex<Arc<dyn CacheSink>>,
     /// When a program last asked for something.
     used: Mutex<Instant>,
@@ -320,6 +324,7 @@ impl Shared {
             hints: NameHints::default(),
             cache: Arc::default(),
             locks: LockBook::default(),
+            opens: OpenBook::default(),
             sink: Mutex::new(Arc::new(NobodyElse)),
             used: Mutex::new(Instant::now()),
             refreshed: tokio::sync::Mutex::new(None),
@@ -392,6 +397,7 @@ impl Shared {
             );
         }
         *locked(&self.session) = Session::new(id);
+        self.opens_of_new_session();
         self.forget(self.cache.clear()).await;
         // Flare connections belong to the session that they were opened with.
         self.flare.hang_up("the session has ended");
@@ -406,9 +412,10 @@ impl Shared {
         if let Some(connection) = self.flare.open(addr) {
             return Ok(connection);
         }
+        let session = self.session().id();
         let hello = FlareHello::Client {
             version: PROTOCOL_VERSION,
-            session: self.session().id(),
+            session,
         };
         let refused = |reason: String| TransportError::Refused { addr, reason };
         let hello = codec::encode(&hello).map_err(|error| refused(error.to_string()))?;
@@ -431,7 +438,13 @@ impl Shared {
             self.flare.refuse(&dialled.connection, &error);
             return Err(error);
         }
+        // The connections of an ended session are hung up right after another took its place.
+        if self.session().id() != session {
+            dialled.connection.close("the session has ended");
+            return Err(refused("the session has ended".to_owned()));
+        }
         self.claim_locks(&dialled.connection);
+        self.claim_opens(&dialled.connection);
         Ok(dialled.connection)
     }
 
@@ -448,8 +461,10 @@ impl Shared {
 
     /// Takes a lava if it is newer.
     fn take_lava(&self, lava: Lava) {
+        let before = self.routing.lava();
         if self.routing.offer(lava) {
             let lava = self.routing.lava();
+            self.opens_follow(&before, &lava);
             tracing::debug!(epoch = %lava.epoch, "new topology");
             let members = routing::others(&lava, None);
             self.flare.keep(|addr| members.contains(&addr));

@@ -255,6 +255,9 @@ impl Filesystem for MagmaFs {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (volume, cred) = (self.volume.clone(), self.cred(req));
+        if let Some((fh, flags)) = volume.open_known(ino, OpenHow(flags.0), &cred) {
+            return reply.opened(fh, flags);
+        }
         self.spawn(async move {
             match volume.open(ino, OpenHow(flags.0), &cred).await {
                 Ok((fh, flags)) => reply.opened(fh, flags),

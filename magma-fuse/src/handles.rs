@@ -37,10 +37,6 @@ pub struct OpenFile {
     pub write: bool,
     /// Lock owners that have locked through it.
     pub lockers: Mutex<BTreeSet<u64>>,
-    /// The session that the owner of the flare has it open for.
-    pub session: AtomicU64,
-    /// Held by whoever opens it again for another session.
-    pub reopening: tokio::sync::Mutex<()>,
 }
 
 /// An open directory.
@@ -109,8 +105,6 @@ mod tests {
                 opener: Credentials::root(),
                 write: true,
                 lockers: Mutex::default(),
-                session: AtomicU64::new(1),
-                reopening: tokio::sync::Mutex::default(),
             })
         };
         let first = table.insert(file());

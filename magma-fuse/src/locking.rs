@@ -100,7 +100,7 @@ impl Volume {
         if kind.is_some()
             && let Some(Handle::File(file)) = self.opened_as(fh).as_deref()
         {
-            self.still_open(file).await?;
+            self.still_locked(file)?;
             locked(&file.lockers).insert(spec.owner);
         }
         match (kind, waits) {

@@ -1,7 +1,7 @@
 //! What a mount shows: the client's operations in terms of the kernel's inodes and handles.
 
+mod lost_locks;
 mod ranges;
-mod reopen;
 
 use bytes::Bytes;
 use fuser::{FileAttr, FileHandle, FopenFlags, Generation, INodeNo, Notifier};
@@ -18,7 +18,7 @@ use magma_core::key;
 use magma_core::op::{Credentials, RenameMode, SetAttr};
 
 use crate::client::names::{CreateOpen, Found};
-use crate::client::{Client, Node};
+use crate::client::{Client, Node, locked};
 use crate::convert::{OpenHow, file_attr, generation};
 use crate::dht::{self, DhtItem};
 use crate::handles::{Handle, HandleTable, OpenDirectory, OpenFile};
@@ -238,7 +238,7 @@ impl Volume {
     ) -> OpResult<Attributes> {
         let flare = self.flare(ino, fh)?;
         if set.size.is_some() {
-            self.handle_still_open(fh).await?;
+            self.handle_still_locked(fh)?;
         }
         // A handle that may write has passed the check at open; ftruncate needs no other.
         let by_handle = set.size.is_some() && self.is_writable(fh);
@@ -372,6 +372,21 @@ impl Volume {
         Ok((self.opened(found.attr.flare, how, cred), flags))
     }
 
+    /// Opens a file, if nobody need be asked.
+    pub fn open_known(
+        &self,
+        ino: INodeNo,
+        how: OpenHow,
+        cred: &Credentials,
+    ) -> Option<(FileHandle, FopenFlags)> {
+        let Ok(Inode::Flare(node)) = self.inode(ino) else {
+            return None;
+        };
+        let attr = self.client.open_known(node.flare(), how.open_for(), cred)?;
+        let flags = self.open_flags(&attr, how);
+        Some((self.opened(attr.flare, how, cred), flags))
+    }
+
     fn open_flags(&self, attr: &Attr, how: OpenHow) -> FopenFlags {
         open_flags(how, !how.writes() && self.inodes.opens_to_read(attr))
     }
@@ -382,8 +397,6 @@ impl Volume {
             opener: cred.clone(),
             write: how.open_for().write,
             lockers: Default::default(),
-            session: self.client.session().0.into(),
-            reopening: Default::default(),
         }))
     }
 
@@ -410,7 +423,7 @@ impl Volume {
                 Ok((entry, self.opened(flare, how, cred), flags))
             }
             Err(error) => {
-                self.client.close_file(flare, cred).await?;
+                self.client.close_file(flare);
                 Err(error)
             }
         }
@@ -427,21 +440,19 @@ impl Volume {
         let Some(handle) = self.handles.remove(fh) else {
             return;
         };
-        if let Handle::File(file) = handle.as_ref() {
-            let (client, flare, cred) = (self.client.clone(), file.flare, file.opener.clone());
-            self.client.spawn(async move {
-                if let Handle::File(file) = handle.as_ref() {
-                    Volume::release_locks(&client, file, lock_owner).await;
-                }
-                if !Volume::is_open_for(&client, handle.as_ref()) {
-                    // It was closed with the session that it was open for.
-                    return;
-                }
-                if let Err(error) = client.close_file(flare, &cred).await {
-                    tracing::debug!(%flare, %error, "the volcano did not hear of a close");
-                }
-            });
+        let Handle::File(file) = handle.as_ref() else {
+            return;
+        };
+        if lock_owner.is_none() && locked(&file.lockers).is_empty() {
+            return self.client.close_file(file.flare);
         }
+        let client = self.client.clone();
+        self.client.spawn(async move {
+            if let Handle::File(file) = handle.as_ref() {
+                Volume::release_locks(&client, file, lock_owner).await;
+                client.close_file(file.flare);
+            }
+        });
     }
 
     /// Reads.
@@ -450,7 +461,7 @@ impl Volume {
         match self.handle(fh)?.as_ref() {
             // As whoever opened it: permission was checked then.
             Handle::File(file) => {
-                self.still_open(file).await?;
+                self.still_locked(file)?;
                 let cred = &file.opener;
                 self.client.read(file.flare, offset, size, cred).await
             }
@@ -479,7 +490,7 @@ impl Volume {
         let Handle::File(file) = handle.as_ref() else {
             return Err(OpError::ReadOnly);
         };
-        self.still_open(file).await?;
+        self.still_locked(file)?;
         let (uid, gid) = writer.unwrap_or((file.opener.uid, file.opener.gid));
         let cred = Credentials {
             uid,
@@ -507,7 +518,7 @@ impl Volume {
     ) -> OpResult<()> {
         let flare = match self.handles.get(fh).as_deref() {
             Some(Handle::File(file)) => {
-                self.still_open(file).await?;
+                self.still_locked(file)?;
                 file.flare
             }
             Some(Handle::Directory(dir)) => dir.node.flare(),

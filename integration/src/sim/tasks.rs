@@ -305,7 +305,7 @@ async fn create(port: &Port, path: &Path, kind: Kind) -> Result<()> {
                 mode: 0o755,
                 rdev: 0,
                 target: Vec::new(),
-                open: false,
+                open: None,
             },
         };
         match port.ask(key, op).await {

@@ -142,7 +142,7 @@ impl<S: Store> Engine<S> {
         name: Name,
         mut row: FlareRow,
         target: Option<Effect>,
-        open: bool,
+        open: Option<u64>,
     ) -> StoreResult<Step<S>> {
         row.nascent = None;
         let cred = state.request.cred.clone();
@@ -174,14 +174,19 @@ impl<S: Store> Engine<S> {
         let answer = Answer::Linked { attr, dir };
         self.commit_answer(state, effects, &answer)?;
         state.shown.push(flare.key());
-        if open {
-            self.add_open(flare.key(), state.request.session);
+        if let Some(number) = open {
+            self.add_open(flare.key(), state.request.session, number);
         }
         Step::ok(answer)
     }
 
     /// Goes on with a creation that a restart of this volcano has cut off.
-    fn create_again(&mut self, tx: TxId, row: &FlareRow, open: bool) -> StoreResult<Step<S>> {
+    fn create_again(
+        &mut self,
+        tx: TxId,
+        row: &FlareRow,
+        open: Option<u64>,
+    ) -> StoreResult<Step<S>> {
         let key = row.key;
         Step::waits(move |engine, state| {
             if let Some(pending) = engine.pending.get_mut(&tx) {
@@ -198,7 +203,7 @@ impl<S: Store> Engine<S> {
         key: Key,
         tx: TxId,
         state: Option<Box<RequestState>>,
-        open: bool,
+        open: Option<u64>,
     ) -> StoreResult<()> {
         let Some(row) = self.cache.flare(&self.store, key)? else {
             return Ok(());
@@ -263,7 +268,7 @@ impl<S: Store> Engine<S> {
         flare: FlareRef,
         parent: FlareRef,
         name: Name,
-        open: bool,
+        open: Option<u64>,
         result: OpResult<StepAnswer>,
     ) -> StoreResult<()> {
         let Some(mut row) = self.cache.flare(&self.store, flare.key())? else {
@@ -292,8 +297,8 @@ impl<S: Store> Engine<S> {
                     None => self.reply_row_after(slice, flare.key(), tx, &Ok(answer.clone()))?,
                 });
                 let seq = self.commit_lazily(slice, effects)?;
-                if let (true, Some(state)) = (open, &state) {
-                    self.add_open(flare.key(), state.request.session);
+                if let (Some(number), Some(state)) = (open, &state) {
+                    self.add_open(flare.key(), state.request.session, number);
                 }
                 self.wake_key(flare.key());
                 let Some(mut state) = state else {

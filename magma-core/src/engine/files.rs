@@ -1,4 +1,4 @@
-//! Content: open, close, read, write.
+//! Content: open, read, write.
 
 use bytes::Bytes;
 
@@ -8,8 +8,7 @@ use super::request::{RequestState, Step};
 use crate::effect::{ContentWrite, Effect};
 use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, FlareRow, Kind, Layout};
-use crate::ids::{FlareRef, SessionId};
-use crate::key::Key;
+use crate::ids::FlareRef;
 use crate::op::permission::{Access, may};
 use crate::op::setattr::{atime_due, set_attr, write_end};
 use crate::op::{Answer, SetAttr};
@@ -26,6 +25,7 @@ impl<S: Store> Engine<S> {
         read: bool,
         write: bool,
         truncate: bool,
+        number: u64,
     ) -> StoreResult<OpResult<Outcome>> {
         let row = match self.live_file(flare)? {
             Ok(row) => row,
@@ -67,57 +67,9 @@ impl<S: Store> Engine<S> {
         } else {
             Answer::Attr(Box::new(Attr::of(&row, self.store.blocks(&row)?)))
         };
-        self.add_open(flare.key(), state.request.session);
+        self.add_open(flare.key(), state.request.session, number);
         state.shown.push(flare.key());
         Ok(Ok(Outcome::done(answer)))
-    }
-
-    pub(super) fn add_open(&mut self, key: Key, session: SessionId) {
-        *self
-            .opens
-            .entry(key)
-            .or_default()
-            .entry(session)
-            .or_default() += 1;
-    }
-
-    /// Ends one open. The last one of a flare without names ends the flare.
-    pub(super) fn close(
-        &mut self,
-        state: &mut RequestState,
-        flare: FlareRef,
-    ) -> StoreResult<OpResult<Outcome>> {
-        let key = flare.key();
-        if let Some(sessions) = self.opens.get_mut(&key) {
-            if let Some(count) = sessions.get_mut(&state.request.session) {
-                *count -= 1;
-                if *count == 0 {
-                    sessions.remove(&state.request.session);
-                }
-            }
-            if sessions.is_empty() {
-                self.opens.remove(&key);
-                self.reap(key)?;
-            }
-        }
-        Ok(Ok(Outcome::done(Answer::Done)))
-    }
-
-    /// Drops a flare that has neither a name nor an open.
-    pub(super) fn reap(&mut self, key: Key) -> StoreResult<()> {
-        let Some(row) = self.cache.flare(&self.store, key)? else {
-            return Ok(());
-        };
-        if row.nlink > 0 || row.nascent.is_some() || self.opens.contains_key(&key) {
-            return Ok(());
-        }
-        let Some(slice) = self.lava.slice_of(key).map(|slice| slice.id) else {
-            return Ok(());
-        };
-        if self.owned.contains_key(&slice) {
-            self.commit(slice, vec![Effect::DropFlare(row.flare_ref())])?;
-        }
-        Ok(())
     }
 
     pub(super) fn read(
@@ -335,10 +287,7 @@ impl<S: Store> Engine<S> {
         want: Access,
     ) -> OpResult<()> {
         let cred = &state.request.cred;
-        let opened = self
-            .opens
-            .get(&row.key)
-            .is_some_and(|sessions| sessions.contains_key(&state.request.session));
+        let opened = self.opens.is_open_for(row.key, state.request.session);
         if opened || cred.uid == row.uid {
             return Ok(());
         }

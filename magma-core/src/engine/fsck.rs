@@ -17,7 +17,7 @@ use crate::ids::{FlareRef, SliceId, Stamp, VolcanoId};
 use crate::key::{Key, ROOT};
 use crate::limits::{
     FSCK_CONTENT_BYTES, FSCK_COUNT_MAX, FSCK_LINKS_MAX, FSCK_PAGE_ENTRIES, FSCK_PAGE_KEYS,
-    FSCK_PAGE_LINKS, SESSION_MS,
+    FSCK_PAGE_LINKS,
 };
 use crate::op::Answer;
 use crate::op::fsck::{
@@ -114,11 +114,6 @@ impl<S: Store> Engine<S> {
         page(keys, Some(at))
     }
 
-    /// Whether opens from before the start of this volcano may still be unknown.
-    fn in_opens_grace(&self) -> bool {
-        self.started.plus_ms(SESSION_MS) > self.now.moment
-    }
-
     /// The last operation that rows of this key show.
     fn fsck_position(&self, key: Key) -> Option<Stamp> {
         let slice = self.lava.slice_of(key)?.id;
@@ -132,7 +127,7 @@ impl<S: Store> Engine<S> {
     fn fsck_first(&self, key: Key, rows: &[Effect], brief: bool) -> StoreResult<FsckKey> {
         let mut part = FsckKey {
             key,
-            open: self.opens.contains_key(&key),
+            open: self.opens.is_open(key),
             ..FsckKey::default()
         };
         for effect in rows {
@@ -141,7 +136,7 @@ impl<S: Store> Engine<S> {
                 Effect::PutFlare(row) => {
                     part.flare = Some(facts(row));
                     // It may be open: nobody had the time to say so since the start.
-                    part.open |= row.nlink == 0 && self.in_opens_grace();
+                    part.open |= row.nlink == 0 && self.may_be_open(key);
                     if let Some(tx) = &row.nascent {
                         part.unfinished = part.unfinished.wrapping_add(row_digest(tx));
                     }
@@ -472,7 +467,7 @@ impl<S: Store> Engine<S> {
             Err(error) => return Ok(Err(error)),
         };
         // Opens are known again only when every mount had the time to tell of them.
-        if self.in_opens_grace() || self.opens.contains_key(&key) {
+        if self.may_be_open(key) {
             return Ok(Err(OpError::TryAgain));
         }
         if key == ROOT || !self.store.links(key)?.is_empty() {

@@ -249,7 +249,7 @@ impl<S: Store> Engine<S> {
                 LinkState::Settled => {}
                 LinkState::Nascent(tx) => {
                     if !self.pending.contains_key(&tx) {
-                        self.drive_nascent(key, tx, None, false)?;
+                        self.drive_nascent(key, tx, None, None)?;
                     }
                 }
                 LinkState::Going(tx) => {
@@ -271,7 +271,7 @@ impl<S: Store> Engine<S> {
                 }
             }
         }
-        if row.nlink == 0 && self.started.plus_ms(crate::limits::SESSION_MS) <= self.now.moment {
+        if row.nlink == 0 {
             self.reap(key)?;
         }
         Ok(())

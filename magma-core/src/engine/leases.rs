@@ -321,9 +321,15 @@ impl<S: Store> Engine<S> {
     }
 
     /// What a client says unasked.
-    pub(super) fn client_says(&mut self, session: SessionId, message: FromClient) {
+    pub(super) fn client_says(
+        &mut self,
+        session: SessionId,
+        message: FromClient,
+    ) -> StoreResult<()> {
         match message {
-            FromClient::Recalled { keys, upto } => {
+            FromClient::Recalled { keys, upto, opens } => {
+                // Before anything goes on that waited for the leases.
+                self.opened(session, opens)?;
                 let free = keys
                     .into_iter()
                     .filter(|key| self.leases.release(*key, session, upto))
@@ -338,7 +344,15 @@ impl<S: Store> Engine<S> {
             FromClient::LockProbe { probe, flare, wait } => {
                 self.lock_probe(session, probe, flare, wait);
             }
+            FromClient::Opened(opens) => self.opened(session, opens)?,
+            FromClient::Closed(closed) => self.closed(session, closed)?,
+            FromClient::OpensHeld {
+                number,
+                opens,
+                done,
+            } => self.opens_held(session, number, opens, done)?,
         }
+        Ok(())
     }
 
     /// Sessions that have ended hold nothing.

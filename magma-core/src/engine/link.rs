@@ -54,7 +54,7 @@ impl<S: Store> Engine<S> {
                         pending.state = Some(state);
                         return Ok(());
                     }
-                    engine.drive_nascent(key, tx, Some(state), false)
+                    engine.drive_nascent(key, tx, Some(state), None)
                 });
             }
             Some(_) => return Step::parks(key),

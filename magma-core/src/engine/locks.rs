@@ -182,7 +182,7 @@ impl<S: Store> Engine<S> {
         match self.locks.last.get(&session) {
             // It has let go of some since, perhaps: it must say it again.
             Some((last, answer)) if *last > number || (*last == number && answer.is_some()) => {
-                let message = ToClient::ClaimLocks;
+                let message = ToClient::Claim;
                 self.act(Action::Tell { session, message });
                 return;
             }
@@ -214,7 +214,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn ask_for_locks(&mut self) {
         let sessions: Vec<SessionId> = self.locks.unclaimed.iter().copied().collect();
         for session in sessions {
-            let message = ToClient::ClaimLocks;
+            let message = ToClient::Claim;
             self.act(Action::Tell { session, message });
         }
     }

@@ -350,8 +350,9 @@ impl<S: Store> Engine<S> {
                 read,
                 write,
                 truncate,
-            } => self.open(state, flare, read, write, truncate)?,
-            Op::Close(flare) => self.close(state, flare)?,
+                number,
+            } => self.open(state, flare, read, write, truncate, number)?,
+            Op::Hold(flare, number) => self.hold(state, flare, number)?,
             Op::Read { flare, offset, len } => return self.read(state, flare, offset, len),
             Op::Write {
                 flare,

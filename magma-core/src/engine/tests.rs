@@ -2,6 +2,7 @@
 //! volcanos is the simulation's.
 
 mod locks;
+mod opens;
 
 use bytes::Bytes;
 
@@ -110,7 +111,11 @@ impl Alone {
         }) {
             actions = self.handle(Event::FromClient {
                 session: self.session,
-                message: FromClient::Recalled { keys, upto },
+                message: FromClient::Recalled {
+                    keys,
+                    upto,
+                    opens: Vec::new(),
+                },
             });
         }
         replied(actions).unwrap()
@@ -163,6 +168,16 @@ impl Alone {
         }
     }
 
+    /// The volcano is killed and starts again.
+    fn restart(&mut self) {
+        let lava = self.engine.lava().clone();
+        let fresh = Engine::new(VolcanoId(1), lava, MemoryStore::new(), now(0)).unwrap();
+        let old = std::mem::replace(&mut self.engine, fresh);
+        let (store, lava) = (old.store, old.lava);
+        let at = now(self.time);
+        self.engine = Engine::new(VolcanoId(1), lava, store, at).unwrap();
+    }
+
     /// A session says which locks it holds.
     fn claims(&mut self, session: SessionId, number: u64, locks: Vec<ClaimedLock>) -> Vec<Action> {
         let message = FromClient::LocksHeld {
@@ -189,7 +204,7 @@ impl Alone {
                 mode: 0o755,
                 rdev: 0,
                 target: Vec::new(),
-                open: false,
+                open: None,
             },
         };
         match self.ask(Key::of_path(path.as_bytes()), op) {
@@ -289,6 +304,48 @@ fn a_directory_is_not_moved_below_itself() {
         RenameMode::Replace,
     );
     assert_eq!(fine, Ok(Answer::Done));
+}
+
+/// The new owner may not know yet that it is one when the copy speaks to it, so it must be asked
+/// again: what is still on its way from the old one is no answer.
+#[test]
+fn a_copy_asks_the_new_owner_until_that_one_answers() {
+    let mut alone = Alone::new();
+    alone.lose_upper_half();
+    let (slice, third) = (SliceId(2), VolcanoId(3));
+    for change in [
+        Change::Join {
+            volcano: info(3),
+            after: VolcanoId(2),
+        },
+        Change::AddCopy {
+            slice,
+            volcano: third,
+        },
+        Change::CopyInSync {
+            slice,
+            volcano: third,
+        },
+        Change::MoveOwner { slice, to: third },
+    ] {
+        alone.change(change);
+    }
+    alone.handle(Event::PeerUp(third));
+    alone.hears(PeerMessage::Ship {
+        slice,
+        epoch: alone.engine.lava().epoch,
+        records: Vec::new(),
+    });
+    let mut asks = || {
+        alone.time += 1_000;
+        let said = alone.handle(Event::Tick).into_iter();
+        said.filter(|action| {
+            matches!(action, Action::Send { to, message, .. }
+                if *to == third && matches!(**message, PeerMessage::ShipFrom { .. }))
+        })
+        .count()
+    };
+    assert!((0..5).map(|_| asks()).sum::<usize>() > 0);
 }
 
 /// A copy may ask twice to be filled. What it says about the first filling must not pass for

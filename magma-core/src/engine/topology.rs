@@ -11,7 +11,7 @@ use super::slices::{Copy, Held, Owned, Stream};
 use crate::effect::Effect;
 use crate::error::OpError;
 use crate::ids::{Seq, SessionId, SliceId, TxId, VolcanoId};
-use crate::key::{Key, ROOT};
+use crate::key::ROOT;
 use crate::lava::{Lava, Slice};
 use crate::store::{Store, StoreResult};
 use crate::wire::flare_protocol::ToClient;
@@ -43,6 +43,7 @@ impl<S: Store> Engine<S> {
         if first {
             self.clear_strangers()?;
         }
+        self.opens_follow(&before);
         self.end_sessions(&before)?;
         self.locks_follow(&before);
         self.forget_sync_copies();
@@ -373,7 +374,7 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    /// Opens of sessions that have ended are closed.
+    /// What sessions that have ended held is free.
     fn end_sessions(&mut self, before: &Lava) -> StoreResult<()> {
         let ended: Vec<SessionId> = before
             .sessions
@@ -386,18 +387,7 @@ impl<S: Store> Engine<S> {
         }
         self.end_leases(&ended);
         self.end_locks(&ended);
-        let mut closed: Vec<Key> = Vec::new();
-        for (key, sessions) in &mut self.opens {
-            sessions.retain(|session, _| !ended.contains(session));
-            if sessions.is_empty() {
-                closed.push(*key);
-            }
-        }
-        for key in closed {
-            self.opens.remove(&key);
-            self.reap(key)?;
-        }
-        Ok(())
+        self.end_opens(&ended)
     }
 
     /// Stops ordering operations of a slice; when nothing is under way, its shell is told.

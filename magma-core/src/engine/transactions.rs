@@ -77,7 +77,7 @@ pub(super) enum Kind {
         flare: FlareRef,
         parent: FlareRef,
         name: Name,
-        open: bool,
+        open: Option<u64>,
     },
     /// The entry of another link is being inserted.
     Link {

@@ -210,7 +210,7 @@ impl<S: Store> Engine<S> {
         let key = row.key;
         let flare = row.flare_ref();
         let last = row.is_dir() || row.nlink <= 1;
-        if last && !self.opens.contains_key(&key) {
+        if last && !self.may_be_open(key) {
             return vec![Effect::DropFlare(flare)];
         }
         row.nlink = if last { 0 } else { row.nlink - 1 };

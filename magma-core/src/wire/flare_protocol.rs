@@ -83,8 +83,9 @@ pub enum ToClient {
         /// The number of the wait.
         wait: u64,
     },
-    /// Say which locks the session holds: this owner does not know (any more).
-    ClaimLocks,
+    /// Say which locks the session holds, and what it has open: this owner does not know (any
+    /// more).
+    Claim,
     /// A lock that the session has claimed is somebody else's, at least in part.
     LockLost {
         /// The file.
@@ -141,6 +142,23 @@ pub enum FromClient {
         keys: Vec<Key>,
         /// The highest grant that was revoked.
         upto: u64,
+        /// What the session has opened of them under the leases.
+        #[serde(default)]
+        opens: Vec<(FlareRef, u64)>,
+    },
+    /// What the session has opened under leases, with the numbers of the opens.
+    Opened(Vec<(FlareRef, u64)>),
+    /// What the session has closed for good, each up to that number.
+    Closed(Vec<(FlareRef, u64)>),
+    /// Everything that the session has open, of whichever owner's flares: after each hello, and when
+    /// asked. None at all is said too.
+    OpensHeld {
+        /// What was opened before this number, and is not named, is closed.
+        number: u64,
+        /// At most [`OPENS_CLAIM_BATCH`](crate::limits::OPENS_CLAIM_BATCH).
+        opens: Vec<(FlareRef, u64)>,
+        /// These were the last.
+        done: bool,
     },
     /// The session's locks, of whichever owner's flares: after each hello, and when asked. None at
     /// all is said too.

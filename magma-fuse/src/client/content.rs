@@ -217,6 +217,7 @@ mod tests {
 
     fn told(len: u32, eof: bool, payload: &'static [u8]) -> Told {
         Told {
+            again: false,
             answer: Answer::Data {
                 len,
                 eof,

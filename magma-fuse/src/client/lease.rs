@@ -6,6 +6,7 @@ use magma_core::key::Key;
 use magma_core::wire::codec;
 use magma_core::wire::flare_protocol::FromClient;
 
+use super::Shared;
 use super::cache::Forgotten;
 
 /// What is called when nothing is shown any more.
@@ -28,21 +29,26 @@ impl CacheSink for NobodyElse {
     }
 }
 
-/// Tells an owner that leases are given back. Never waits.
-pub(crate) fn give_back(connection: &Connection, keys: Vec<Key>, upto: u64) {
-    let answer = FromClient::Recalled { keys, upto };
-    // If the answer cannot be sent the connection is as good as dead: the owner tells again,
-    // and in the end waits until the leases run out.
-    match codec::encode(&answer) {
+/// Tells an owner that leases are given back, and what was opened under them. Never waits.
+pub(crate) fn give_back(client: &Shared, connection: &Connection, keys: Vec<Key>, upto: u64) {
+    let opens = client.opens.of(&keys);
+    tell(connection, &FromClient::Recalled { keys, upto, opens });
+}
+
+/// Tells an owner something. Never waits.
+pub(crate) fn tell(connection: &Connection, message: &FromClient) {
+    // If it cannot be sent the connection is as good as dead: the next one says everything anew, and
+    // leases that were not given back run out.
+    match codec::encode(message) {
         Ok(header) => {
             let frame = Frame {
                 header: header.into(),
                 payload: Default::default(),
             };
             if let Err(error) = connection.push(Lane::Control, frame) {
-                tracing::debug!(%error, "leases could not be given back");
+                tracing::debug!(%error, "an owner could not be told");
             }
         }
-        Err(error) => tracing::warn!(%error, "leases could not be given back"),
+        Err(error) => tracing::warn!(%error, "an owner could not be told"),
     }
 }

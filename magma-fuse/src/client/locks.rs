@@ -8,11 +8,12 @@
 //! before the answer came), the owner is brought to what stands here, in the background.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-use magma_actors::transport::{Connection, Frame, Lane};
+use magma_actors::transport::Connection;
 use magma_core::error::{OpError, OpResult};
 use magma_core::ids::{FlareRef, SessionId};
 use magma_core::limits::{
@@ -22,9 +23,9 @@ use magma_core::limits::{
 use magma_core::locks::table::LockOutcome;
 use magma_core::locks::{Lock, LockKind, LockOwner, Range, Ranges};
 use magma_core::op::{Answer, Credentials, LockSpec, Op};
-use magma_core::wire::codec;
 use magma_core::wire::flare_protocol::{ClaimedLock, FromClient, Probe};
 
+use super::lease::tell;
 use super::request::{Ask, unexpected};
 use super::{Client, Shared, locked, routing};
 
@@ -550,28 +551,26 @@ impl Shared {
     /// Tells an owner what is held, of whichever flares: which of them are its own it knows better,
     /// as its lava may be newer. Never waits.
     pub(crate) fn claim_locks(&self, connection: &Connection) {
-        self.locks.claim(|claim| push(connection, &claim));
+        self.locks.claim(|claim| tell(connection, &claim));
     }
 
     /// An owner that starts again waits only so long for this client to say what it holds, so
     /// there is always a connection to where something is held.
     pub(crate) fn keep_lock_connections(self: &Arc<Self>) {
         let lava = self.routing.lava();
-        let mut owners: Vec<_> = self
-            .locks
-            .flares()
-            .into_iter()
-            .filter_map(|flare| routing::owner(&lava, flare.key()))
-            .map(|owner| owner.addr)
-            .collect();
-        owners.sort_unstable();
-        owners.dedup();
+        let owners = self.locks.flares().into_iter();
+        let owners = owners.filter_map(|flare| routing::owner(&lava, flare.key()));
+        self.keep_connections(owners.map(|owner| owner.addr).collect());
+    }
+
+    /// Makes those connections that there are not.
+    pub(super) fn keep_connections(self: &Arc<Self>, owners: BTreeSet<SocketAddr>) {
         for addr in owners {
             if self.flare.open(addr).is_none() {
                 let client = self.clone();
                 self.runtime.spawn(async move {
                     if let Err(error) = client.flare_connection(addr).await {
-                        tracing::debug!(%addr, %error, "an owner of locks cannot be reached");
+                        tracing::debug!(%addr, %error, "an owner of what is held cannot be reached");
                     }
                 });
             }
@@ -584,7 +583,7 @@ impl Shared {
         for (wait, flare) in self.locks.waits_of(owner) {
             let target = routing::owner(&lava, flare.key());
             if let Some(connection) = target.and_then(|target| self.flare.open(target.addr)) {
-                push(&connection, &FromClient::LockProbe { probe, flare, wait });
+                tell(&connection, &FromClient::LockProbe { probe, flare, wait });
             }
         }
     }
@@ -657,21 +656,6 @@ fn settled(answer: OpResult<Answer>) -> OpResult<()> {
 }
 
 /// If it cannot be sent the connection is as good as dead, and the next one says all again.
-fn push(connection: &Connection, message: &FromClient) {
-    match codec::encode(message) {
-        Ok(header) => {
-            let frame = Frame {
-                header: header.into(),
-                payload: Default::default(),
-            };
-            if let Err(error) = connection.push(Lane::Control, frame) {
-                tracing::debug!(%error, "an owner could not be told of locks");
-            }
-        }
-        Err(error) => tracing::warn!(%error, "an owner could not be told of locks"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -131,14 +131,20 @@ impl Client {
         how: CreateOpen,
         cred: &Credentials,
     ) -> OpResult<Found> {
-        let new = NewFlare {
-            open: true,
-            ..new_flare(Kind::File, how.mode)
-        };
+        let new = new_flare(Kind::File, how.mode);
         for _ in 0..STALE_TRIES {
-            match self.create(parent, name, new.clone(), cred).await {
+            let opening = self.shared.opens.opening();
+            let new = NewFlare {
+                open: Some(opening.number()),
+                ..new.clone()
+            };
+            match self.shared.create_told(parent, name, new, cred).await {
+                Ok((found, again)) => {
+                    opening.done(found.attr.flare, !again);
+                    return Ok(found);
+                }
                 Err(OpError::Exists) if !how.exclusive => {}
-                other => return other,
+                Err(error) => return Err(error),
             }
             let there = match self.lookup(parent, name, cred).await {
                 // Gone again: create it after all.
@@ -374,6 +380,18 @@ impl Shared {
         new: NewFlare,
         cred: &Credentials,
     ) -> OpResult<Found> {
+        let (found, _) = self.create_told(parent, name, new, cred).await?;
+        Ok(found)
+    }
+
+    /// The same, and whether it was asked more than once.
+    async fn create_told(
+        self: &Arc<Self>,
+        parent: &Arc<Node>,
+        name: &Name,
+        new: NewFlare,
+        cred: &Credentials,
+    ) -> OpResult<(Found, bool)> {
         forbid_dht(parent, name)?;
         let path = parent.birth_path(name);
         for n in 0..BIRTH_TRIES {
@@ -389,10 +407,11 @@ impl Shared {
             match self.ask(Ask::new(key, cred, op)).await {
                 Err(OpError::KeyTaken) => {}
                 Ok(told) => {
+                    let again = told.again;
                     let found = Found::from_told(told)?;
                     let attr = &found.attr;
                     self.hints.note(parent.flare(), name, attr.flare, attr.kind);
-                    return Ok(found);
+                    return Ok((found, again));
                 }
                 Err(error) => return Err(error),
             }
@@ -492,7 +511,7 @@ fn new_flare(kind: Kind, mode: u32) -> NewFlare {
         mode: mode & 0o7777,
         rdev: 0,
         target: Vec::new(),
-        open: false,
+        open: None,
     }
 }
 

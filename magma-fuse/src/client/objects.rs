@@ -72,18 +72,20 @@ impl Client {
 
     /// Opens a regular file. Each success wants a [`Client::close_file`].
     pub async fn open(&self, flare: FlareRef, how: OpenFor, cred: &Credentials) -> OpResult<Found> {
+        if let Some(attr) = self.open_known(flare, how, cred) {
+            return Ok(Found { attr });
+        }
+        let opening = self.shared.opens.opening();
         let op = Op::Open {
             flare,
             read: how.read,
             write: how.write,
             truncate: how.truncate,
+            number: opening.number(),
         };
-        Found::from_told(self.ask_flare(flare.key(), cred, op).await?)
-    }
-
-    /// Ends one open.
-    pub async fn close_file(&self, flare: FlareRef, cred: &Credentials) -> OpResult<()> {
-        done(self.ask_flare(flare.key(), cred, Op::Close(flare)).await?)
+        let told = self.ask_flare(flare.key(), cred, op).await?;
+        opening.done(flare, !told.again);
+        Found::from_told(told)
     }
 
     /// Puts everything about a file or directory on the disks of all copies.

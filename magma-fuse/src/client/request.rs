@@ -52,6 +52,8 @@ pub(crate) struct Told {
     pub(crate) answer: Answer,
     /// Bytes read.
     pub(crate) payload: Bytes,
+    /// It was asked more than once: the answer may be from before a restart of the owner.
+    pub(crate) again: bool,
 }
 
 /// Why one attempt has no reply.
@@ -86,10 +88,10 @@ fn verdict(result: &OpResult<Answer>) -> Verdict {
     }
 }
 
-/// Whether a repetition of this operation must find the first one's reply. Open and close
-/// count, although they change nothing that others see.
+/// Whether a repetition of this operation must find the first one's reply. An open counts, although
+/// it changes nothing that others see.
 fn counts(op: &Op) -> bool {
-    op.is_mutation() || matches!(op, Op::Open { .. } | Op::Close(_))
+    op.is_mutation() || matches!(op, Op::Open { .. } | Op::Hold(..))
 }
 
 /// A request that occupies a slot.
@@ -162,6 +164,7 @@ impl Shared {
         patience: Duration,
     ) -> OpResult<Told> {
         let patience = Patience::of(patience);
+        self.opens_before(&ask.op).await?;
         let counts = counts(&ask.op);
         let changing = self.cache.changing(ask.op.changes().into_iter().flatten());
         let ticket = self.cache.ticket();
@@ -206,6 +209,14 @@ impl Shared {
             };
             // An earlier attempt without reply may have been executed.
             let doubtful = out.unknown;
+            if out.lease.session() != self.session().id() {
+                // Another request has found out that the session has ended.
+                if doubtful && out.counts {
+                    out.unknown = false;
+                    return Err(OpError::SessionEnded);
+                }
+                self.give_new_slot(out, patience).await?;
+            }
             let limit = patience.at_most(Duration::from_millis(CLIENT_ATTEMPT_MS));
             let mut refresh = true;
             match self.attempt(out, limit).await {
@@ -218,7 +229,11 @@ impl Shared {
                         Verdict::Final => {
                             out.unknown = false;
                             self.remember(out, &result, source.zip(reply.lease));
-                            return result.map(|answer| Told { answer, payload });
+                            return result.map(|answer| Told {
+                                answer,
+                                payload,
+                                again: doubtful,
+                            });
                         }
                         Verdict::Again { refresh: stale } => {
                             // Through a proxy "try again" may only mean that the owner's
@@ -234,10 +249,7 @@ impl Shared {
                         Verdict::SessionEnded => {
                             out.unknown = false;
                             self.renew_session(out.lease.session(), patience).await?;
-                            out.lease = self.take_slot(patience).await?;
-                            out.request.session = out.lease.session();
-                            out.request.slot = out.lease.slot();
-                            out.request.seq = out.lease.seq();
+                            self.give_new_slot(out, patience).await?;
                             refresh = false;
                         }
                     }
@@ -268,6 +280,16 @@ impl Shared {
             }
             tokio::time::sleep(patience.at_most(backoff.pause())).await;
         }
+    }
+
+    /// Makes it a request of the session that there is now.
+    async fn give_new_slot(&self, out: &mut Outstanding, patience: &Patience) -> OpResult<()> {
+        out.unknown = false;
+        out.lease = self.take_slot(patience).await?;
+        out.request.session = out.lease.session();
+        out.request.slot = out.lease.slot();
+        out.request.seq = out.lease.seq();
+        Ok(())
     }
 
     /// Sends once and waits for the reply.
@@ -411,7 +433,7 @@ mod tests {
     #[test]
     fn what_must_happen_once() {
         let flare = FlareRef::default();
-        assert!(counts(&Op::Close(flare)));
+        assert!(counts(&Op::Hold(flare, 1)));
         assert!(counts(&Op::Write {
             flare,
             offset: 0,

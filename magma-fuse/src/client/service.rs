@@ -41,8 +41,8 @@ impl Service for FlareService {
         match codec::decode(&frame.header) {
             Ok(ToClient::Recall { keys, upto }) => {
                 let forgotten = client.cache.recalled(connection.id(), &keys, upto);
-                let connection = connection.clone();
-                let done = move || lease::give_back(&connection, keys, upto);
+                let (connection, to_tell) = (connection.clone(), client.clone());
+                let done = move || lease::give_back(&to_tell, &connection, keys, upto);
                 // Of another connection: nothing is shown under it any more.
                 let forgotten = forgotten.unwrap_or_default();
                 client.cache_sink().forget(forgotten, Box::new(done));
@@ -51,7 +51,10 @@ impl Service for FlareService {
             Ok(ToClient::LockGranted { wait, .. }) => client.locks.granted(wait),
             Ok(ToClient::LockDeadlock { wait }) => client.locks.deadlocked(wait),
             Ok(ToClient::LockProbe { probe, owner }) => client.lock_probe(probe, owner),
-            Ok(ToClient::ClaimLocks) => client.claim_locks(connection),
+            Ok(ToClient::Claim) => {
+                client.claim_locks(connection);
+                client.claim_opens(connection);
+            }
             Ok(ToClient::LockLost {
                 flare,
                 owner,

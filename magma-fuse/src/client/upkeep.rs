@@ -31,6 +31,7 @@ pub(crate) async fn run(client: Weak<Shared>) {
         }
         client.give_back_evicted();
         client.keep_lock_connections();
+        client.tell_opens();
         let idle = locked(&client.used).elapsed();
         if idle < Duration::from_millis(CLIENT_CACHE_IDLE_MS) {
             client.renew_leases();
@@ -116,9 +117,10 @@ impl Shared {
         for (volcano, forgotten, keys, upto) in self.cache.take_evicted() {
             let addr = lava.volcano(volcano).map(|v| v.info.flare_addr());
             let connection = addr.and_then(|addr| self.flare.open(addr));
+            let client = self.clone();
             let done = move || {
                 if let Some(connection) = connection {
-                    lease::give_back(&connection, keys, upto);
+                    lease::give_back(&client, &connection, keys, upto);
                 }
             };
             self.cache_sink().forget(forgotten, Box::new(done));

@@ -15,7 +15,7 @@ impl Volume {
         let Handle::File(file) = handle.as_ref() else {
             return Err(OpError::ReadOnly);
         };
-        self.still_open(file).await?;
+        self.still_locked(file)?;
         let client = &self.client;
         client
             .allocate(file.flare, offset, len, how, &file.opener)
@@ -32,7 +32,7 @@ impl Volume {
         let offset = u64::try_from(offset).map_err(|_| OpError::NoData)?;
         let found = match self.handle(fh)?.as_ref() {
             Handle::File(file) => {
-                self.still_open(file).await?;
+                self.still_locked(file)?;
                 let client = &self.client;
                 client.seek(file.flare, offset, data, &file.opener).await?
             }
@@ -59,8 +59,8 @@ impl Volume {
         else {
             return Err(OpError::Unsupported);
         };
-        self.still_open(source).await?;
-        self.still_open(target).await?;
+        self.still_locked(source)?;
+        self.still_locked(target)?;
         let (from, to) = ((source.flare, from.1), (target.flare, to.1));
         self.client.copy_range(from, to, len, &target.opener).await
     }

@@ -87,19 +87,42 @@ impl World {
         if self.clients[client].cache.connect(to, life) {
             let session = self.clients[client].session();
             self.post(to, Event::SessionHello(session));
+            self.says_what_is_open((to, life), session);
         }
+    }
+
+    /// Nothing is ever open here.
+    fn says_what_is_open(&mut self, to: (VolcanoId, u64), session: SessionId) {
+        let delay = self.delay();
+        let message = FromClient::OpensHeld {
+            number: 0,
+            opens: Vec::new(),
+            done: true,
+        };
+        let due = Due::FromClient {
+            to,
+            session,
+            message,
+        };
+        self.at(delay, due);
     }
 
     /// A client hears of a recall, and answers it.
     pub(super) fn told(&mut self, from: (VolcanoId, u64), session: SessionId, message: ToClient) {
-        let ToClient::Recall { keys, upto } = message else {
-            return;
+        let (keys, upto) = match message {
+            ToClient::Recall { keys, upto } => (keys, upto),
+            ToClient::Claim => return self.says_what_is_open(from, session),
+            _ => return,
         };
         let client = self.clients.iter_mut().find(|c| c.session() == session);
         let heard = client.is_some_and(|client| client.cache.recall(from.0, from.1, &keys, upto));
         if heard {
             let delay = self.delay();
-            let message = FromClient::Recalled { keys, upto };
+            let message = FromClient::Recalled {
+                keys,
+                upto,
+                opens: Vec::new(),
+            };
             let due = Due::FromClient {
                 to: from,
                 session,

@@ -2,17 +2,16 @@
 
 use bytes::Bytes;
 
-use super::{Alone, now, replied};
+use super::{Alone, replied};
 use crate::agreement::Change;
-use crate::engine::{Action, Engine, Event, Origin};
+use crate::engine::{Action, Event, Origin};
 use crate::error::OpError;
 use crate::flare::Kind;
-use crate::ids::{Epoch, FlareRef, SessionId, Slot, SlotSeq, VolcanoId};
+use crate::ids::{Epoch, FlareRef, SessionId, Slot, SlotSeq};
 use crate::limits::{LOCK_CLAIM_MS, LOCK_WAIT_SILENT_MS};
 use crate::locks::table::LockOutcome;
 use crate::locks::{LockKind, LockOwner, Range};
 use crate::op::{Answer, Credentials, LockSpec, Op};
-use crate::store::memory::MemoryStore;
 use crate::wire::flare_protocol::{ClaimedLock, Probe, Request, ToClient};
 
 const GRANTED: Result<Answer, OpError> = Ok(Answer::LockSet(LockOutcome::Granted));
@@ -123,14 +122,8 @@ impl Two {
         self.alone.handle(Event::Tick)
     }
 
-    /// The volcano is killed and starts again.
     fn restart(&mut self) {
-        let lava = self.alone.engine.lava().clone();
-        let fresh = Engine::new(VolcanoId(1), lava, MemoryStore::new(), now(0)).unwrap();
-        let old = std::mem::replace(&mut self.alone.engine, fresh);
-        let (store, lava) = (old.store, old.lava);
-        let at = now(self.alone.time);
-        self.alone.engine = Engine::new(VolcanoId(1), lava, store, at).unwrap();
+        self.alone.restart();
     }
 }
 
@@ -228,7 +221,7 @@ fn after_a_restart_locks_wait_until_all_have_said_what_they_hold() {
     two.lock(one, None);
     two.restart();
     let asked = two.alone.handle(Event::Serve);
-    assert!(told(&asked).contains(&(one, ToClient::ClaimLocks)));
+    assert!(told(&asked).contains(&(one, ToClient::Claim)));
     assert_eq!(two.lock(other, None), None);
     two.alone.claims(other, 1, Vec::new());
     let held = ClaimedLock {
@@ -242,7 +235,7 @@ fn after_a_restart_locks_wait_until_all_have_said_what_they_hold() {
     two.number = 1000;
     two.unlock(one);
     let actions = two.alone.claims(one, 950, vec![held]);
-    assert_eq!(told(&actions), [(one, ToClient::ClaimLocks)]);
+    assert_eq!(told(&actions), [(one, ToClient::Claim)]);
     two.number = 2000;
     assert_eq!(two.lock(other, None), Some(GRANTED));
     // Nor does it take anything from others.

@@ -242,7 +242,7 @@ fn our_own_creates_and_removals_are_put_in() {
             mode: 0o644,
             rdev: 0,
             target: Vec::new(),
-            open: false,
+            open: None,
         },
     };
     let change = |op: &Op, result: OpResult<Answer>| {
