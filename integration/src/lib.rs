@@ -7,6 +7,7 @@
 //! | [`mounted`] | one `mount.magma`, and whether this machine can mount at all |
 //! | [`console_client`] | the console, as telnet sees it |
 //! | [`locker`] | a process that locks, reads and writes what it is told to |
+//! | [`reference`] | random system calls, compared with a tmpfs one by one |
 //! | [`sim`] | a whole network of engines in one process, replayed from a seed |
 //! | [`invariants`] | what must hold whenever that has come to rest |
 //! | [`source_tree`] | a tree of files with everything that is odd in one, the same each time |
@@ -24,6 +25,7 @@ pub mod console_client;
 pub mod invariants;
 pub mod locker;
 pub mod mounted;
+pub mod reference;
 pub mod sim;
 pub mod snapshot;
 pub mod source_tree;

@@ -41,6 +41,8 @@ pub(super) struct RenameTx {
     pub(super) to_dir: FlareRef,
     pub(super) to_name: Name,
     pub(super) exchange: bool,
+    /// Both are names of one file, if the source is what it is said to be: then nothing is to do.
+    pub(super) nothing: bool,
     /// What the destination name stands for now.
     pub(super) victim: Option<(FlareRef, Kind)>,
     pub(super) cred: Credentials,
@@ -119,10 +121,16 @@ impl<S: Store> Engine<S> {
         let victim = match (&entry, mode) {
             (Some(_), RenameMode::NoReplace) => return Step::err(OpError::Exists),
             (None, RenameMode::Exchange) => return Step::err(OpError::NotFound),
-            (Some(entry), _) if entry.child == moved => {
-                // Two names of one file, or the same name: rename(2) does nothing.
+            // Two names of one file, or the same name: rename(2) does nothing.
+            (Some(entry), _) if entry.child == moved && same_dir => {
                 return Step::ok(Answer::Done);
             }
+            // If the source is a name of it, too: whoever asks may be wrong about that.
+            (Some(entry), _) if entry.child == moved => match entry.kind {
+                // One that is here is nowhere else.
+                Kind::Directory => return Step::err(OpError::Stale),
+                _ => None,
+            },
             (Some(entry), RenameMode::Exchange) => Some((entry.child, entry.kind)),
             (Some(entry), RenameMode::Replace) => {
                 match (moved_kind == Kind::Directory, entry.kind == Kind::Directory) {
@@ -142,6 +150,7 @@ impl<S: Store> Engine<S> {
         }
         let tx = state.tx();
         let slice = state.slice;
+        let nothing = entry.is_some_and(|entry| entry.child == moved);
         let rename = RenameTx {
             from_dir,
             from_name,
@@ -150,6 +159,7 @@ impl<S: Store> Engine<S> {
             to_dir,
             to_name,
             exchange: mode == RenameMode::Exchange,
+            nothing,
             victim,
             cred,
             holders: Vec::new(),
@@ -203,6 +213,18 @@ impl<S: Store> Engine<S> {
         );
         let cred = rename.cred.clone();
         let driver = to.0.key();
+        if rename.nothing {
+            let body = StepBody::PrepareEntry {
+                dir: from.0,
+                name: from.1,
+                child: rename.moved,
+                becomes: None,
+                // What changes nothing needs no permission.
+                cred: Credentials::root(),
+            };
+            rename.holders = vec![from.0.key()];
+            return self.tx_step(tx, driver, from.0.key(), body);
+        }
         let mut steps = vec![(
             rename.moved.key(),
             StepBody::PrepareMove {
@@ -307,6 +329,9 @@ impl<S: Store> Engine<S> {
         let Some(rename) = self.rename_mut(tx) else {
             return Ok(());
         };
+        if rename.nothing {
+            return self.abort_rename(tx);
+        }
         if rename.only_owner && rename.moved_uid != Some(rename.cred.uid) {
             rename.failed.get_or_insert(OpError::NotPermitted);
         }
@@ -433,7 +458,10 @@ impl<S: Store> Engine<S> {
         let Some(rename) = self.rename_mut(tx) else {
             return Ok(());
         };
-        let error = rename.failed.clone().unwrap_or(OpError::Conflict);
+        let answer = match rename.failed.clone() {
+            None if rename.nothing => Ok(Answer::Done),
+            failed => Err(failed.unwrap_or(OpError::Conflict)),
+        };
         rename.decided = true;
         let key = rename.to_dir.key();
         self.tell_holders(tx, Decision::Aborted);
@@ -445,7 +473,7 @@ impl<S: Store> Engine<S> {
         {
             // An error is not kept as the slot's reply: nothing has happened, and the client
             // may ask again.
-            Some(state) => self.finish_op(state, Err(error)),
+            Some(state) => self.finish_op(state, answer),
             None => Ok(()),
         }
     }
@@ -573,6 +601,7 @@ impl<S: Store> Engine<S> {
                 to_dir: FlareRef(row.key, Default::default()),
                 to_name: local_name(),
                 exchange: false,
+                nothing: false,
                 victim: None,
                 cred: Credentials::root(),
                 holders: Vec::new(),

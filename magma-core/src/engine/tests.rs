@@ -348,6 +348,45 @@ fn a_copy_asks_the_new_owner_until_that_one_answers() {
     assert!((0..5).map(|_| asks()).sum::<usize>() > 0);
 }
 
+/// Whoever asks may have looked at the source long ago.
+#[test]
+fn nothing_is_to_do_only_where_both_names_are_of_one_file() {
+    for mode in [RenameMode::Replace, RenameMode::Exchange] {
+        let mut alone = Alone::new();
+        let root = alone.root();
+        let dir = alone.create(root, "/dir", Kind::Directory);
+        let file = alone.create(root, "/file", Kind::File);
+        let other = alone.create(dir, "/dir/other", Kind::File);
+        let below = alone.create(root, "/below", Kind::Directory);
+        let place = (root, "/file");
+        let stale = alone.rename((dir, "/dir/other"), (file, Kind::File), place, mode);
+        assert_eq!(stale, Err(OpError::Stale));
+        let stale = alone.rename(
+            (dir, "/dir/other"),
+            (below, Kind::Directory),
+            (root, "/below"),
+            mode,
+        );
+        assert_eq!(stale, Err(OpError::Stale));
+        let link = Op::Link {
+            flare: file,
+            parent: dir,
+            name: last_name("/dir/link"),
+        };
+        assert!(alone.ask(file.key(), link).is_ok());
+        let nothing = alone.rename((dir, "/dir/link"), (file, Kind::File), place, mode);
+        assert_eq!(nothing, Ok(Answer::Done));
+        // It is not held any more.
+        let done = alone.rename((dir, "/dir/other"), (other, Kind::File), place, mode);
+        assert_eq!(done, Ok(Answer::Done));
+        let links = alone.engine.store().links(file.key()).unwrap();
+        assert_eq!(
+            links.len(),
+            if mode == RenameMode::Exchange { 2 } else { 1 }
+        );
+    }
+}
+
 /// A copy may ask twice to be filled. What it says about the first filling must not pass for
 /// the second, for which it has thrown everything away: it could become the owner then.
 #[test]

@@ -19,8 +19,8 @@ const ATIME_STALE_SECS: i64 = 24 * 60 * 60;
 /// The row after a change of attributes, or why the caller may not make it. All or nothing.
 ///
 /// The caller of this function moves content (a change of size, and of layout with it).
-/// A change of nothing, as chown(2) with -1 and -1, leaves the row as it is: POSIX does not
-/// ask for new times then.
+/// A change of nothing is chown(2) with -1 and -1: POSIX does not ask for new times then, and there
+/// are none, but Linux takes set-id bits away all the same.
 pub fn set_attr(
     row: &FlareRow,
     cred: &Credentials,
@@ -32,7 +32,12 @@ pub fn set_attr(
         ..SetAttr::default()
     };
     if *change == change_of_nothing {
-        return Ok(row.clone());
+        let mode = after_chown(row, cred);
+        let mut next = row.clone();
+        if mode != row.mode && owns(row, cred) {
+            (next.mode, next.ctime) = (mode, now);
+        }
+        return Ok(next);
     }
     check_size(row, cred, change)?;
     check_owner(row, cred, change)?;

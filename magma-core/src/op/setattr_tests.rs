@@ -236,6 +236,17 @@ fn nothing_changes_nothing() {
             set_attr(&flare, &stranger(), &nothing, NOW),
             Ok(flare.clone())
         );
+        // chown(2) with -1 and -1, by who may.
+        for (flare, left) in [(&flare, 0o755), (&file(0o644, OWNER, GROUP), 0o644)] {
+            let changed = set_attr(flare, &Credentials::root(), &nothing, NOW);
+            assert_eq!(changed.map(|row| row.mode), Ok(left));
+        }
+        let dir = FlareRow {
+            kind: Kind::Directory,
+            ..flare.clone()
+        };
+        let changed = set_attr(&dir, &Credentials::root(), &nothing, NOW);
+        assert_eq!(changed, Ok(dir));
     }
 }
 

@@ -482,6 +482,7 @@ impl Shared {
                     | OpError::NotDirectory
                     | OpError::IsDirectory
                     | OpError::NotEmpty
+                    | OpError::IntoItself
                     | OpError::Access
                     | OpError::NotPermitted,
                 ) if from_hint => {}
