@@ -42,6 +42,8 @@ fn two_mounts_answer_as_a_tmpfs_does() {
         .status()
         .unwrap();
     assert!(mounted.success(), "this test needs root, to mount a tmpfs");
+    // So that it shows where it has a say, and where a default access control list has.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
     let seed = number("MAGMA_REFERENCE_SEED", "1");
     let steps = usize::try_from(number("MAGMA_REFERENCE_STEPS", STEPS)).unwrap();
     let mounts = [one.path().to_owned(), two.path().to_owned()];

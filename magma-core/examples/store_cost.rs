@@ -92,6 +92,8 @@ fn create(n: u64) -> Result<Record, Box<dyn Error>> {
         entries: 0,
         next_cookie: 16,
         nascent: None,
+        asked: 0,
+        acls: None,
     };
     let link = LinkRow {
         parent: FlareRef(Key::of_path(b"/some/directory"), stamp(1)),

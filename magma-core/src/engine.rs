@@ -24,6 +24,7 @@
 //! | [`topology`] | a new lava: slices come, go, are cut and change owner |
 //! | [`housekeeping`] | ticks: retries, limits, copies that are missing, what a crash left |
 
+mod acls;
 mod ancestors;
 mod attributes;
 mod cache;

@@ -1,5 +1,6 @@
 //! The stored object: what a volcano holds under a key.
 
+pub mod acl;
 pub mod name;
 pub mod path;
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{FlareRef, SessionId, Slot, SlotSeq, Stamp, TxId};
 use crate::key::Key;
 use crate::time::Timestamp;
+use acl::Acls;
 pub use name::Name;
 
 /// What a flare is.
@@ -120,6 +122,17 @@ pub struct FlareRow {
     pub next_cookie: u64,
     /// The transaction under which the flare was born, until that is settled.
     pub nascent: Option<TxId>,
+    /// Until then: the mode that was asked for, before the umask, which counts for nothing where the
+    /// directory has a default access control list.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub asked: u32,
+    /// Its access control lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acls: Option<Box<Acls>>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl FlareRow {
@@ -170,6 +183,9 @@ pub struct Attr {
     pub ctime: Timestamp,
     /// Birth.
     pub crtime: Timestamp,
+    /// Access control lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acls: Option<Box<Acls>>,
 }
 
 impl Attr {
@@ -190,6 +206,7 @@ impl Attr {
             mtime: row.mtime,
             ctime: row.ctime,
             crtime: row.crtime,
+            acls: row.acls.clone(),
         }
     }
 

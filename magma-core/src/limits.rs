@@ -10,6 +10,8 @@ pub const PATH_MAX: usize = 4095;
 pub const SYMLINK_MAX: usize = 4095;
 /// Longest name of an extended attribute in bytes (`XATTR_NAME_MAX`).
 pub const XATTR_NAME_MAX: usize = 255;
+/// Entries of an access control list: the kernel asks FUSE for no more than a page.
+pub const ACL_ENTRIES_MAX: usize = 510;
 /// Largest value of an extended attribute in bytes (`XATTR_SIZE_MAX`).
 pub const XATTR_VALUE_MAX: usize = 64 * 1024;
 /// Largest list of extended attribute names of one flare in bytes (`XATTR_LIST_MAX`).

@@ -7,7 +7,7 @@ pub mod fsck;
 pub mod mode;
 pub mod permission;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub mod setattr;
 pub mod xattr;
 
@@ -87,8 +87,11 @@ pub struct SetAttr {
 pub struct NewFlare {
     /// The type.
     pub kind: Kind,
-    /// Permission bits after umask.
+    /// Permission bits.
     pub mode: u32,
+    /// What the caller takes from them, where the directory has no default access control list.
+    #[serde(default)]
+    pub umask: u32,
     /// Device number.
     #[serde(default)]
     pub rdev: u32,

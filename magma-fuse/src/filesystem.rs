@@ -29,6 +29,7 @@ use magma_core::limits::{XATTR_LIST_MAX, XATTR_VALUE_MAX};
 use magma_core::op::{Credentials, SetAttr};
 
 use crate::client::Client;
+use crate::client::names::NewMode;
 use crate::convert::{OpenHow, errno, name, rename_mode, set_time, xattr_mode};
 use crate::credentials::Callers;
 use crate::locking::KernelLock;
@@ -157,7 +158,7 @@ impl Filesystem for MagmaFs {
         parent: INodeNo,
         text: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -167,7 +168,12 @@ impl Filesystem for MagmaFs {
         };
         let (volume, cred) = (self.volume.clone(), self.cred(req));
         self.spawn(async move {
-            entry(reply, volume.mknod(parent, &name, mode, rdev, &cred).await);
+            entry(
+                reply,
+                volume
+                    .mknod(parent, &name, NewMode { mode, umask }, rdev, &cred)
+                    .await,
+            );
         });
     }
 
@@ -177,7 +183,7 @@ impl Filesystem for MagmaFs {
         parent: INodeNo,
         text: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let name = match name(text) {
@@ -185,7 +191,14 @@ impl Filesystem for MagmaFs {
             Err(error) => return reply.error(errno(&error)),
         };
         let (volume, cred) = (self.volume.clone(), self.cred(req));
-        self.spawn(async move { entry(reply, volume.mkdir(parent, &name, mode, &cred).await) });
+        self.spawn(async move {
+            entry(
+                reply,
+                volume
+                    .mkdir(parent, &name, NewMode { mode, umask }, &cred)
+                    .await,
+            )
+        });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, text: &OsStr, reply: ReplyEmpty) {
@@ -527,6 +540,10 @@ impl Filesystem for MagmaFs {
             Ok(flare) => flare,
             Err(error) => return reply.error(errno(&error)),
         };
+        // The kernel asks for lists whenever permission is not decided by the owner's bits.
+        if let Some(list) = self.volume.client.list_known(flare, text.as_bytes()) {
+            return sized(reply, size, XATTR_VALUE_MAX, list);
+        }
         let name = text.as_bytes().to_vec();
         let (volume, cred) = (self.volume.clone(), self.cred(req));
         self.spawn(async move {
@@ -570,7 +587,7 @@ impl Filesystem for MagmaFs {
         parent: INodeNo,
         text: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
@@ -581,7 +598,13 @@ impl Filesystem for MagmaFs {
         let (volume, cred) = (self.volume.clone(), self.cred(req));
         self.spawn(async move {
             match volume
-                .create(parent, &name, mode, OpenHow(flags), &cred)
+                .create(
+                    parent,
+                    &name,
+                    NewMode { mode, umask },
+                    OpenHow(flags),
+                    &cred,
+                )
                 .await
             {
                 Ok((entry, fh, flags)) => {

@@ -17,7 +17,7 @@ use magma_core::ids::FlareRef;
 use magma_core::key;
 use magma_core::op::{Credentials, RenameMode, SetAttr};
 
-use crate::client::names::{CreateOpen, Found};
+use crate::client::names::{CreateOpen, Found, NewMode};
 use crate::client::{Client, Node, locked};
 use crate::convert::{OpenHow, file_attr, generation};
 use crate::dht::{self, DhtItem};
@@ -268,7 +268,7 @@ impl Volume {
         &self,
         parent: INodeNo,
         name: &Name,
-        mode: u32,
+        mode: NewMode,
         cred: &Credentials,
     ) -> OpResult<Entry> {
         let dir = self.node(parent)?;
@@ -281,7 +281,7 @@ impl Volume {
         &self,
         parent: INodeNo,
         name: &Name,
-        mode: u32,
+        mode: NewMode,
         rdev: u32,
         cred: &Credentials,
     ) -> OpResult<Entry> {
@@ -405,7 +405,7 @@ impl Volume {
         &self,
         parent: INodeNo,
         name: &Name,
-        mode: u32,
+        mode: NewMode,
         how: OpenHow,
         cred: &Credentials,
     ) -> OpResult<(Entry, FileHandle, FopenFlags)> {

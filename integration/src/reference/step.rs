@@ -33,6 +33,9 @@ pub enum Step {
     GetXattr(String, &'static str),
     ListXattr(String),
     RemoveXattr(String, &'static str),
+    /// An access control list: which, and its entries as tag, rights and number.
+    SetAcl(String, &'static str, Vec<(u16, u16, u32)>),
+    GetAcl(String, &'static str),
     /// Into one of [`HANDLES`] places; what was open there is closed.
     Open(usize, String, OpenHow),
     Close(usize),
@@ -92,6 +95,25 @@ fn attribute(rng: &mut StdRng) -> &'static str {
     ["user.one", "user.two", "trusted.three"][rng.random_range(0..3)]
 }
 
+fn list_name(rng: &mut StdRng) -> &'static str {
+    ["system.posix_acl_access", "system.posix_acl_default"][rng.random_range(0..2)]
+}
+
+/// Mostly a valid list; sometimes none, one without its mask, or one that says no more than a mode.
+fn list(rng: &mut StdRng) -> Vec<(u16, u16, u32)> {
+    const NOBODY: u32 = u32::MAX;
+    let kind = rng.random_range(0..8);
+    let mut list = vec![(1, NOBODY)];
+    list.extend((kind > 2).then_some((2, 1000)));
+    list.push((4, NOBODY));
+    list.extend((kind > 4).then_some((8, 50)));
+    list.extend((kind > 1 && kind != 3).then_some((16, NOBODY)));
+    list.push((32, NOBODY));
+    list.truncate(if kind == 0 { 0 } else { list.len() });
+    let with_rights = |(tag, id)| (tag, rng.random_range(0..8), id);
+    list.into_iter().map(with_rights).collect()
+}
+
 fn open_how(rng: &mut StdRng) -> OpenHow {
     let write = rng.random_bool(0.8);
     OpenHow {
@@ -135,10 +157,12 @@ impl Step {
                 let id = |rng: &mut StdRng| [0, 1, 1000, u32::MAX][rng.random_range(0..4)];
                 Step::Chown(path(rng), id(rng), id(rng))
             }
-            49..52 => Step::SetTime(path(rng), rng.random_range(1..1_000_000)),
+            49..51 => Step::SetTime(path(rng), rng.random_range(1..1_000_000)),
             52..54 => Step::Truncate(path(rng), place),
-            54..56 => Step::SetXattr(path(rng), attribute(rng), len % 2000),
-            56..58 => Step::GetXattr(path(rng), attribute(rng)),
+            54..55 => Step::SetXattr(path(rng), attribute(rng), len % 2000),
+            55..56 => Step::SetAcl(path(rng), list_name(rng), list(rng)),
+            56..57 => Step::GetXattr(path(rng), attribute(rng)),
+            51..52 | 57..58 => Step::GetAcl(path(rng), list_name(rng)),
             58..59 => Step::ListXattr(path(rng)),
             59..60 => Step::RemoveXattr(path(rng), attribute(rng)),
             60..70 => Step::Open(at, path(rng), open_how(rng)),

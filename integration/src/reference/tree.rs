@@ -106,10 +106,11 @@ impl Files {
             },
             Step::CopyRange(from, at, to, into, len) => {
                 match (&self.open[*from], &self.open[*to]) {
-                    // Within one file the kernel refuses what overlaps, by its own rules.
-                    (Some(one), Some(other)) if from != to => {
-                        copy_range((one, *at), (other, *into), *len)
-                    }
+                    // Within one file the kernel refuses what overlaps, and on two mounts it does not know.
+                    (Some(one), Some(other)) => match (one.metadata(), other.metadata()) {
+                        (Ok(one), Ok(other)) if one.ino() == other.ino() => Ok(Seen::NotOpen),
+                        _ => copy_range((one, *at), (other, *into), *len),
+                    },
                     _ => Ok(Seen::NotOpen),
                 }
             }
@@ -197,9 +198,10 @@ fn by_handle(file: &File, step: &Step) -> io::Result<Seen> {
 fn copy_range(from: (&File, u64), to: (&File, u64), len: usize) -> io::Result<Seen> {
     let (mut at, mut into) = (from.1 as i64, to.1 as i64);
     let mut copied = 0;
-    // As cp(1) does. The kernel ends the copy at the size that it knows, without asking for a newer one.
-    from.0.metadata()?;
     while copied < len {
+        // As cp(1) does. The kernel ends the copy at the size that it knows, without asking for a newer
+        // one. Each time: into the same file through the other mount, the copy itself makes it longer.
+        from.0.metadata()?;
         match copy_file_range(from.0, Some(&mut at), to.0, Some(&mut into), len - copied)? {
             0 => break,
             count => copied += count,
@@ -269,20 +271,18 @@ fn by_path(root: &Path, step: &Step) -> io::Result<Seen> {
         Step::Truncate(path, size) => {
             nix::unistd::truncate(&at(path), i64::try_from(*size).unwrap_or_default())?;
         }
-        Step::SetXattr(path, name, len) => {
-            let (path, name, value) = (c_path(&at(path))?, CString::new(*name)?, vec![b'x'; *len]);
-            // SAFETY: the strings end with NUL, and the value is as long as is said.
-            check(unsafe {
-                libc::lsetxattr(
-                    path.as_ptr(),
-                    name.as_ptr(),
-                    value.as_ptr().cast(),
-                    value.len(),
-                    0,
-                )
-            } as isize)?;
+        Step::SetXattr(path, name, len) => set_xattr(&at(path), name, &vec![b'x'; *len], true)?,
+        // Not to a symbolic link: nothing has a list there.
+        Step::SetAcl(path, name, entries) => {
+            let mut value = 2_u32.to_le_bytes().to_vec();
+            for (tag, rights, id) in entries {
+                value.extend(tag.to_le_bytes());
+                value.extend(rights.to_le_bytes());
+                value.extend(id.to_le_bytes());
+            }
+            set_xattr(&at(path), name, &value, false)?;
         }
-        Step::GetXattr(path, name) => {
+        Step::GetXattr(path, name) | Step::GetAcl(path, name) => {
             let (path, name, mut value) = (c_path(&at(path))?, CString::new(*name)?, [0_u8; 4096]);
             // SAFETY: the strings end with NUL, and there is as much room as is said.
             let len = check(unsafe {
@@ -299,7 +299,11 @@ fn by_path(root: &Path, step: &Step) -> io::Result<Seen> {
             })?;
             let names = list[..len].split(|byte| *byte == 0);
             let mut names: Vec<Vec<u8>> = names
-                .filter(|name| name.starts_with(b"user.") || name.starts_with(b"trusted."))
+                .filter(|name| {
+                    name.starts_with(b"user.")
+                        || name.starts_with(b"trusted.")
+                        || name.starts_with(b"system.")
+                })
                 .map(<[u8]>::to_vec)
                 .collect();
             names.sort();
@@ -317,6 +321,21 @@ fn by_path(root: &Path, step: &Step) -> io::Result<Seen> {
 
 fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn set_xattr(path: &Path, name: &str, value: &[u8], of_link: bool) -> io::Result<()> {
+    let set = if of_link {
+        libc::lsetxattr
+    } else {
+        libc::setxattr
+    };
+    let (path, name) = (c_path(path)?, CString::new(name)?);
+    // SAFETY: the strings end with NUL, and the value is as long as is said.
+    check(unsafe {
+        let (value, len) = (value.as_ptr().cast(), value.len());
+        set(path.as_ptr(), name.as_ptr(), value, len, 0) as isize
+    })?;
+    Ok(())
 }
 
 fn check(result: isize) -> io::Result<usize> {

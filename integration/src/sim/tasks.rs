@@ -303,6 +303,7 @@ async fn create(port: &Port, path: &Path, kind: Kind) -> Result<()> {
             new: NewFlare {
                 kind,
                 mode: 0o755,
+                umask: 0,
                 rdev: 0,
                 target: Vec::new(),
                 open: None,

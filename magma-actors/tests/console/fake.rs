@@ -132,6 +132,8 @@ impl Fake {
                 entries: 0,
                 next_cookie: 1,
                 nascent: None,
+                asked: 0,
+                acls: None,
             },
             links: Vec::new(),
             content: content.to_vec(),

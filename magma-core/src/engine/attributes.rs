@@ -3,6 +3,7 @@
 use serde_bytes::ByteBuf;
 
 use super::Engine;
+use super::acls::{self, Which};
 use super::event::Outcome;
 use super::request::{RequestState, Step};
 use crate::effect::Effect;
@@ -110,6 +111,9 @@ impl<S: Store> Engine<S> {
         flare: FlareRef,
         name: &[u8],
     ) -> StoreResult<OpResult<Outcome>> {
+        if let Some(which) = Which::of(name) {
+            return self.get_list(flare, which);
+        }
         let row = match self.live(flare)? {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
@@ -133,6 +137,9 @@ impl<S: Store> Engine<S> {
         value: Vec<u8>,
         mode: XattrMode,
     ) -> StoreResult<OpResult<Outcome>> {
+        if let Some(which) = Which::of(&name) {
+            return self.set_list(state, flare, which, &value);
+        }
         let mut row = match self.live(flare)? {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),
@@ -169,7 +176,8 @@ impl<S: Store> Engine<S> {
             Err(error) => return Ok(Err(error)),
         };
         let names = self.store.xattr_names(row.key)?;
-        let list = list_xattrs(visible(&names), &state.request.cred);
+        let lists = acls::names(row.acls.as_deref());
+        let list = list_xattrs(visible(&names).chain(lists), &state.request.cred);
         Ok(list.map(|list| Outcome::done(Answer::Value(list))))
     }
 
@@ -179,6 +187,9 @@ impl<S: Store> Engine<S> {
         flare: FlareRef,
         name: Vec<u8>,
     ) -> StoreResult<OpResult<Outcome>> {
+        if let Some(which) = Which::of(&name) {
+            return self.set_list(state, flare, which, &[]);
+        }
         let mut row = match self.live(flare)? {
             Ok(row) => row,
             Err(error) => return Ok(Err(error)),

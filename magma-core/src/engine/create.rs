@@ -70,7 +70,7 @@ impl<S: Store> Engine<S> {
             inc: stamp,
             version: stamp,
             kind: new.kind,
-            mode: new.mode & 0o7777,
+            mode: new.mode & 0o7777 & !(new.umask & 0o777),
             uid: cred.uid,
             gid: cred.gid,
             size,
@@ -84,6 +84,8 @@ impl<S: Store> Engine<S> {
             entries: 0,
             next_cookie: FIRST_COOKIE,
             nascent: Some(tx),
+            asked: new.mode & 0o7777,
+            acls: None,
         };
         let target = (!new.target.is_empty()).then(|| {
             Effect::Write(ContentWrite {
@@ -119,7 +121,7 @@ impl<S: Store> Engine<S> {
             name: name.clone(),
             attr: Box::new(attr),
             cred: cred.clone(),
-            inherit: true,
+            inherit: Some(new.mode & 0o7777),
         };
         let kind = TxKind::Create {
             flare,
@@ -147,14 +149,14 @@ impl<S: Store> Engine<S> {
         row.nascent = None;
         let cred = state.request.cred.clone();
         let attr = Attr::of(&row, 0);
-        let inserted = match self.insert_entry(parent, &name, &attr, &cred, true)? {
+        let inserted = match self.insert_entry(parent, &name, &attr, &cred, Some(row.asked))? {
             super::steps::Inserting::Refused(error) => return Step::err(error),
             super::steps::Inserting::Parks => return Step::parks(parent.key()),
             super::steps::Inserting::There => return Step::err(OpError::Exists),
             super::steps::Inserting::Effects(effects, attr) => (effects, attr),
         };
         let (entry_effects, attr) = inserted;
-        (row.gid, row.mode) = (attr.gid, attr.mode);
+        took_from_parent(&mut row, &attr);
         let flare = row.flare_ref();
         let link = LinkRow {
             parent,
@@ -247,7 +249,7 @@ impl<S: Store> Engine<S> {
             name,
             attr: Box::new(Attr::of(&row, 0)),
             cred,
-            inherit: born,
+            inherit: born.then_some(row.asked),
         };
         let gate = self.gate(slice, key);
         self.begin_tx(tx, state, slice, gate, kind);
@@ -279,8 +281,8 @@ impl<S: Store> Engine<S> {
                 // The version stays that of the birth: a confirmation changes nothing that
                 // anyone was told, so the answer need not wait for the copies to have it.
                 row.nascent = None;
-                let inherited = (row.gid, row.mode) != (attr.gid, attr.mode);
-                (row.gid, row.mode) = (attr.gid, attr.mode);
+                let inherited = (row.gid, row.mode, &row.acls) != (attr.gid, attr.mode, &attr.acls);
+                took_from_parent(&mut row, &attr);
                 let attr = Box::new(Attr::of(&row, 0));
                 let answer = Answer::Linked { attr, dir };
                 let link = LinkRow {
@@ -363,6 +365,8 @@ impl<S: Store> Engine<S> {
             entries: 0,
             next_cookie: FIRST_COOKIE,
             nascent: None,
+            asked: 0,
+            acls: None,
         };
         self.commit(slice, vec![Effect::PutFlare(Box::new(row))])?;
         Ok(())
@@ -395,4 +399,11 @@ fn check_new(new: &NewFlare) -> OpResult<()> {
         return Err(OpError::NameTooLong);
     }
     Ok(())
+}
+
+/// What the directory has given to a new flare.
+fn took_from_parent(row: &mut FlareRow, attr: &Attr) {
+    row.asked = 0;
+    (row.gid, row.mode) = (attr.gid, attr.mode);
+    row.acls.clone_from(&attr.acls);
 }

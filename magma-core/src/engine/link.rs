@@ -70,7 +70,7 @@ impl<S: Store> Engine<S> {
             .slice_of(parent.key())
             .is_some_and(|s| s.id == slice)
         {
-            let mut effects = match self.insert_entry(parent, &name, &attr, &cred, false)? {
+            let mut effects = match self.insert_entry(parent, &name, &attr, &cred, None)? {
                 Inserting::Refused(error) => return Step::err(error),
                 Inserting::Parks => return Step::parks(parent.key()),
                 Inserting::There => return Step::err(OpError::Exists),
@@ -108,7 +108,7 @@ impl<S: Store> Engine<S> {
             name: name.clone(),
             attr: Box::new(attr),
             cred,
-            inherit: false,
+            inherit: None,
         };
         Step::waits(move |engine, state| {
             let kind = TxKind::Link {

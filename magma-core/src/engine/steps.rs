@@ -137,7 +137,7 @@ impl<S: Store> Engine<S> {
         name: &Name,
         attr: &Attr,
         cred: &Credentials,
-        inherits: bool,
+        inherits: Option<u32>,
     ) -> StoreResult<()> {
         match self.insert_entry(dir, name, attr, cred, inherits)? {
             Inserting::Refused(error) => {
@@ -151,8 +151,8 @@ impl<S: Store> Engine<S> {
             Inserting::There => {
                 // Sent again: the entry is this transaction's own.
                 let mut attr = Box::new(attr.clone());
-                if inherits && let Ok(row) = self.live(dir)? {
-                    (attr.gid, attr.mode) = inherit(&row, cred, attr.kind, attr.mode);
+                if let (Some(asked), Ok(row)) = (inherits, self.live(dir)?) {
+                    take_from(&row, cred, asked, &mut attr);
                 }
                 let seq = self.gate(slice, dir.key());
                 let dir = self.dir_attr(dir)?;
@@ -177,7 +177,7 @@ impl<S: Store> Engine<S> {
         name: &Name,
         attr: &Attr,
         cred: &Credentials,
-        inherits: bool,
+        inherits: Option<u32>,
     ) -> StoreResult<Inserting> {
         let row = match self.usable_dir(dir)? {
             Ok(row) => row,
@@ -207,8 +207,8 @@ impl<S: Store> Engine<S> {
             return Ok(Inserting::Refused(OpError::TooManyLinks));
         }
         let mut attr = Box::new(attr.clone());
-        if inherits {
-            (attr.gid, attr.mode) = inherit(&row, cred, attr.kind, attr.mode);
+        if let Some(asked) = inherits {
+            take_from(&row, cred, asked, &mut attr);
         }
         let mut row = self.changed_dir(row);
         let entry = EntryRow {
@@ -369,4 +369,10 @@ impl<S: Store> Engine<S> {
 pub(super) enum DirBusy {
     Refused(OpError),
     Parks,
+}
+
+/// What a new flare gets of its directory.
+fn take_from(dir: &FlareRow, cred: &Credentials, asked: u32, attr: &mut Attr) {
+    let inherited = inherit(dir, cred, attr.kind, attr.mode, asked);
+    (attr.gid, attr.mode, attr.acls) = (inherited.gid, inherited.mode, inherited.acls);
 }

@@ -202,6 +202,7 @@ impl Alone {
             new: NewFlare {
                 kind,
                 mode: 0o755,
+                umask: 0,
                 rdev: 0,
                 target: Vec::new(),
                 open: None,

@@ -2,6 +2,7 @@
 //! the set-id bits that a change of content or owner takes away.
 
 use crate::flare::Kind;
+use crate::flare::acl::Acls;
 
 use super::Credentials;
 use super::permission::Guarded;
@@ -9,21 +10,49 @@ use super::permission::Guarded;
 /// The bits that chmod(2) sets: permissions, set-user-ID, set-group-ID and sticky.
 pub const MODE_MASK: u32 = 0o7777;
 
-/// Group and permission bits of a new flare in a directory, from the mode that the caller asks
-/// for after its umask.
+/// What a new flare takes from its directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// Its group.
+    pub gid: u32,
+    /// Its mode.
+    pub mode: u32,
+    /// Its access control lists.
+    pub acls: Option<Box<Acls>>,
+}
+
+/// Group, permission bits and lists of a new flare in a directory, from the mode that the caller asks
+/// for after its umask, and before.
 ///
 /// inode(7): in a directory with the set-group-ID bit a new flare gets the directory's group,
 /// and a new directory the bit too; elsewhere it gets the caller's group. A file that would be
 /// set-group-ID and group-executable for a group that the caller is not in loses the bit
 /// (open(2)), or anyone could make himself a member.
-pub fn inherit(dir: &impl Guarded, cred: &Credentials, kind: Kind, mode: u32) -> (u32, u32) {
+///
+/// acl(5): where the directory has a default list, that takes the place of the umask.
+pub fn inherit(
+    dir: &impl Guarded,
+    cred: &Credentials,
+    kind: Kind,
+    mode: u32,
+    asked: u32,
+) -> Inherited {
     // The mode of a symbolic link is never looked at, and is the same everywhere: symlink(7).
-    let mode = match kind {
-        Kind::Symlink => 0o777,
-        _ => mode & MODE_MASK,
+    let (mode, acls) = match dir.acls().and_then(|acls| acls.default.as_ref()) {
+        _ if kind == Kind::Symlink => (0o777, None),
+        None => (mode & MODE_MASK, None),
+        Some(default) => {
+            let access = default.inherited(asked);
+            let acls = Acls {
+                default: (kind == Kind::Directory).then(|| default.clone()),
+                access: access.clone().beyond_mode(),
+            };
+            (mode & 0o7000 | access.mode(), acls.boxed())
+        }
     };
     if dir.mode() & libc::S_ISGID == 0 {
-        return (cred.gid, mode);
+        let gid = cred.gid;
+        return Inherited { gid, mode, acls };
     }
     let gid = dir.gid();
     let group_runs = libc::S_ISGID | libc::S_IXGRP;
@@ -34,7 +63,7 @@ pub fn inherit(dir: &impl Guarded, cred: &Credentials, kind: Kind, mode: u32) ->
     } else {
         mode
     };
-    (gid, mode)
+    Inherited { gid, mode, acls }
 }
 
 /// The bits that chmod(2) leaves of the mode it was given: without `CAP_FSETID`, set-group-ID
@@ -111,12 +140,8 @@ mod tests {
             (&setgid, &stranger, Kind::Symlink, 0, (50, 0o777)),
             (&plain, &stranger, Kind::File, 0o100_644, (1000, 0o644)),
         ] {
-            assert_eq!(
-                inherit(dir, who, kind, mode),
-                expected,
-                "{kind:?} {mode:o} in {:o}",
-                dir.mode
-            );
+            let Inherited { gid, mode: got, .. } = inherit(dir, who, kind, mode, mode);
+            assert_eq!((gid, got), expected, "{kind:?} {mode:o} in {:o}", dir.mode);
         }
     }
 

@@ -2,6 +2,7 @@
 //! have them, and POSIX.1 "File Access Permissions".
 
 use crate::error::{OpError, OpResult};
+use crate::flare::acl::Acls;
 use crate::flare::{Attr, FlareRow, Kind};
 
 use super::Credentials;
@@ -19,6 +20,8 @@ pub trait Guarded {
     fn uid(&self) -> u32;
     /// Owning group.
     fn gid(&self) -> u32;
+    /// Access control lists, if they say more than the mode.
+    fn acls(&self) -> Option<&Acls>;
 }
 
 impl Guarded for FlareRow {
@@ -34,6 +37,9 @@ impl Guarded for FlareRow {
     fn gid(&self) -> u32 {
         self.gid
     }
+    fn acls(&self) -> Option<&Acls> {
+        self.acls.as_deref()
+    }
 }
 
 impl Guarded for Attr {
@@ -48,6 +54,9 @@ impl Guarded for Attr {
     }
     fn gid(&self) -> u32 {
         self.gid
+    }
+    fn acls(&self) -> Option<&Acls> {
+        self.acls.as_deref()
     }
 }
 
@@ -94,7 +103,7 @@ impl Access {
     }
 }
 
-/// Whether the permission bits grant an access (EACCES if not).
+/// Whether the permission bits, or the access control list, grant an access (EACCES if not).
 ///
 /// One class decides: the owner's, else the group's, else that of the others; the owner of a
 /// file with mode 0077 may do nothing with it. Root may do everything but execute a file
@@ -104,6 +113,10 @@ pub fn may(flare: &impl Guarded, cred: &Credentials, want: Access) -> OpResult<(
     let granted = if cred.is_root() {
         let executable = flare.kind() == Kind::Directory || mode & ANY_EXEC != 0;
         !want.exec || executable
+    } else if let Some(acl) = flare.acls().and_then(|acls| acls.access.as_ref()) {
+        let (is_owner, has_group) = (cred.uid == flare.uid(), cred.in_group(flare.gid()));
+        let in_group = |group| cred.in_group(group);
+        acl.grants(want.bits(), is_owner, cred.uid, has_group, in_group)
     } else {
         let class = if cred.uid == flare.uid() {
             mode >> 6

@@ -42,6 +42,8 @@ pub(crate) fn row(kind: Kind, mode: u32, uid: u32, gid: u32) -> FlareRow {
         entries: 0,
         next_cookie: 0,
         nascent: None,
+        asked: 0,
+        acls: None,
     }
 }
 

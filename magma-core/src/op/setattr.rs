@@ -60,6 +60,9 @@ pub fn set_attr(
     if let Some(mode) = change.mode {
         // In one step with a chown this is the mode for the new owner and group.
         next.mode = after_chmod(mode, next.gid, cred);
+        if let Some(access) = next.acls.as_mut().and_then(|acls| acls.access.as_mut()) {
+            access.chmod(next.mode);
+        }
     }
     if let Some(time) = change.atime {
         next.atime = resolve(time, now);

@@ -22,8 +22,8 @@ pub enum XattrSpace {
 /// Checks a name and tells its namespace.
 ///
 /// ERANGE for an empty or overlong name and EINVAL for a bare prefix, as Linux has it.
-/// EOPNOTSUPP for any other namespace; so for `system.posix_acl_*` too, until Magma has ACLs:
-/// keeping one that nobody obeys would be a lie.
+/// EOPNOTSUPP for any other namespace. Access control lists are kept elsewhere
+/// ([`crate::flare::acl`]).
 pub fn check_xattr_name(name: &[u8]) -> OpResult<XattrSpace> {
     if name.is_empty() || name.len() > XATTR_NAME_MAX {
         return Err(OpError::Range);

@@ -190,8 +190,9 @@ pub enum StepBody {
         attr: Box<Attr>,
         /// Who asks: permission is checked here.
         cred: crate::op::Credentials,
-        /// A new flare takes group and setgid from the directory; another link does not.
-        inherit: bool,
+        /// A new flare takes group, setgid and lists from the directory, for this mode, before the umask;
+        /// another link does not.
+        inherit: Option<u32>,
     },
     /// At the parent: remove the entry. The commit point of unlink and rmdir.
     Remove {

@@ -73,7 +73,7 @@ impl Client {
         &self,
         parent: &Arc<Node>,
         name: &Name,
-        mode: u32,
+        mode: NewMode,
         cred: &Credentials,
     ) -> OpResult<Found> {
         let new = new_flare(Kind::Directory, mode);
@@ -85,11 +85,11 @@ impl Client {
         &self,
         parent: &Arc<Node>,
         name: &Name,
-        mode: u32,
+        mode: NewMode,
         rdev: u32,
         cred: &Credentials,
     ) -> OpResult<Found> {
-        let kind = match Kind::from_mode(mode) {
+        let kind = match Kind::from_mode(mode.mode) {
             None | Some(Kind::Directory | Kind::Symlink) => return Err(OpError::Invalid),
             Some(kind) => kind,
         };
@@ -117,7 +117,7 @@ impl Client {
         }
         let new = NewFlare {
             target: target.to_vec(),
-            ..new_flare(Kind::Symlink, 0o777)
+            ..new_flare(Kind::Symlink, NewMode::of(0o777))
         };
         self.shared.create(parent, name, new, cred).await
     }
@@ -234,11 +234,27 @@ impl Client {
     }
 }
 
+/// The mode of something new.
+#[derive(Clone, Copy, Debug)]
+pub struct NewMode {
+    /// Permission bits, and for mknod(2) the type.
+    pub mode: u32,
+    /// What is taken from them, where the directory has no default access control list.
+    pub umask: u32,
+}
+
+impl NewMode {
+    /// One from which nothing more is taken.
+    pub fn of(mode: u32) -> NewMode {
+        NewMode { mode, umask: 0 }
+    }
+}
+
 /// How [`Client::create_open`] creates or opens.
 #[derive(Clone, Copy, Debug)]
 pub struct CreateOpen {
-    /// Permission bits of a new file, after umask.
-    pub mode: u32,
+    /// Permission bits of a new file.
+    pub mode: NewMode,
     /// Fail when it is there (`O_EXCL`).
     pub exclusive: bool,
     /// How to open one that is there.
@@ -506,10 +522,11 @@ impl Found {
     }
 }
 
-fn new_flare(kind: Kind, mode: u32) -> NewFlare {
+fn new_flare(kind: Kind, mode: NewMode) -> NewFlare {
     NewFlare {
         kind,
-        mode: mode & 0o7777,
+        mode: mode.mode & 0o7777,
+        umask: mode.umask & 0o777,
         rdev: 0,
         target: Vec::new(),
         open: None,

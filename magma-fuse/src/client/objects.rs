@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use magma_core::error::{OpError, OpResult};
 use magma_core::flare::Attr;
+use magma_core::flare::acl::{ACCESS_NAME, DEFAULT_NAME};
 use magma_core::ids::FlareRef;
 use magma_core::key::{self, Key};
 use magma_core::limits::{XATTR_NAME_MAX, XATTR_VALUE_MAX};
@@ -119,8 +120,22 @@ impl Client {
         cred: &Credentials,
     ) -> OpResult<Vec<u8>> {
         check_xattr_name(name)?;
+        if let Some(list) = self.list_known(flare, name) {
+            return list;
+        }
         let op = Op::GetXattr(flare, name.to_vec());
         value(self.ask_flare(flare.key(), cred, op).await?)
+    }
+
+    /// An access control list, if the name is that of one and nobody need be asked.
+    pub fn list_known(&self, flare: FlareRef, name: &[u8]) -> Option<OpResult<Vec<u8>>> {
+        let acls = self.attr_known(flare)?.acls;
+        let list = match name {
+            ACCESS_NAME => acls.and_then(|acls| acls.access),
+            DEFAULT_NAME => acls.and_then(|acls| acls.default),
+            _ => return None,
+        };
+        Some(list.map(|list| list.encode()).ok_or(OpError::NoAttribute))
     }
 
     /// Sets an extended attribute.
@@ -187,13 +202,9 @@ fn value(told: Told) -> OpResult<Vec<u8>> {
     }
 }
 
-/// POSIX ACLs would be stored but not obeyed: better to say that there are none.
 fn check_xattr_name(name: &[u8]) -> OpResult<()> {
     if name.is_empty() || name.len() > XATTR_NAME_MAX {
         return Err(OpError::Range);
-    }
-    if name.starts_with(b"system.posix_acl_") {
-        return Err(OpError::Unsupported);
     }
     Ok(())
 }
@@ -207,9 +218,5 @@ mod tests {
         assert_eq!(check_xattr_name(b"user.x"), Ok(()));
         assert_eq!(check_xattr_name(b""), Err(OpError::Range));
         assert_eq!(check_xattr_name(&[b'a'; 256]), Err(OpError::Range));
-        assert_eq!(
-            check_xattr_name(b"system.posix_acl_access"),
-            Err(OpError::Unsupported)
-        );
     }
 }

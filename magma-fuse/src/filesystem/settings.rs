@@ -55,6 +55,10 @@ pub(super) fn negotiate(options: &FsOptions, config: &mut KernelConfig) -> io::R
         InitFlags::FUSE_AUTO_INVAL_DATA,
         // The owner drops set-id bits at write, truncate and chown.
         InitFlags::FUSE_HANDLE_KILLPRIV,
+        // The kernel obeys access control lists, and leaves the umask to the owner of a directory,
+        // whose default list may take its place.
+        InitFlags::FUSE_POSIX_ACL,
+        InitFlags::FUSE_DONT_MASK,
         // Locks bind the processes of all mounts.
         InitFlags::FUSE_POSIX_LOCKS,
         InitFlags::FUSE_FLOCK_LOCKS,

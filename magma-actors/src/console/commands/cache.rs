@@ -161,6 +161,8 @@ mod tests {
                 entries: 0,
                 next_cookie: 1,
                 nascent: None,
+                asked: 0,
+                acls: None,
             },
             links: names.iter().map(link).collect(),
         }

@@ -52,6 +52,8 @@ pub(super) fn row(flare: FlareRef, layout: Layout, size: u64) -> FlareRow {
         entries: 0,
         next_cookie: 3,
         nascent: None,
+        asked: 0,
+        acls: None,
     }
 }
 

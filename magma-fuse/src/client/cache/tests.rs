@@ -43,6 +43,8 @@ fn attr(flare: FlareRef, size: u64) -> Attr {
         entries: 0,
         next_cookie: 16,
         nascent: None,
+        asked: 0,
+        acls: None,
     };
     Attr::of(&row, 0)
 }
@@ -240,6 +242,7 @@ fn our_own_creates_and_removals_are_put_in() {
         new: NewFlare {
             kind: Kind::File,
             mode: 0o644,
+            umask: 0,
             rdev: 0,
             target: Vec::new(),
             open: None,

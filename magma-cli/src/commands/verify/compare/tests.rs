@@ -47,6 +47,8 @@ fn file(key: Key, size: u64) -> Effect {
         entries: 0,
         next_cookie: 0,
         nascent: None,
+        asked: 0,
+        acls: None,
     }))
 }
 
