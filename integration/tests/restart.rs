@@ -78,6 +78,8 @@ fn work(dir: PathBuf, stop: mpsc::Receiver<()>) -> Result<(usize, Duration), Str
 /// Ends a volcano under a working mount, in its way, and starts it again: the mount stalls,
 /// goes on, and loses nothing.
 fn comes_back(end: impl Fn(&mut Cluster, usize)) {
+    // Who waits for a volcano that is back hears of that before its connection runs out.
+    let noticed = Duration::from_secs(4);
     if !can_mount() {
         return;
     }
@@ -102,6 +104,7 @@ fn comes_back(end: impl Fn(&mut Cluster, usize)) {
         stop.send(()).unwrap();
         let (count, longest) = worker.join().unwrap().unwrap();
         println!("volcano {at}: {count} files, the longest took {longest:?}");
+        assert!(longest < noticed, "a file took {longest:?}");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), count);
         for file in 0..count {
             let seen = fs::read_to_string(dir.join(format!("file-{file}"))).unwrap();

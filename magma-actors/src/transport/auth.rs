@@ -7,6 +7,7 @@
 mod strength;
 mod verify;
 
+use ::ring::hmac::{self, HMAC_SHA256, Key};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use hkdf::Hkdf;
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
@@ -16,6 +17,7 @@ use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::CertifiedKey;
 use sha2::Sha256;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -26,6 +28,7 @@ use verify::OnlyThisKey;
 /// The salt is a constant: all members must come to the same key from the secret alone.
 const SALT: &[u8] = b"magma-key/1";
 const INFO_IDENTITY: &[u8] = b"magma identity ed25519/1";
+const INFO_RESET: &[u8] = b"magma stateless reset/1";
 /// Memory of argon2id in KiB: 64 MiB, three times what OWASP asks for at least.
 const ARGON_MEMORY_KIB: u32 = 64 * 1024;
 const ARGON_PASSES: u32 = 2;
@@ -42,6 +45,16 @@ const STRONG_BITS: f64 = 80.0;
 pub struct NetworkSecret {
     identity: Arc<CertifiedKey>,
     provider: Arc<CryptoProvider>,
+    reset: Arc<Key>,
+}
+
+/// By what an endpoint recognises packets of connections that it had in an earlier life, and proves that
+/// they are gone.
+pub(super) struct ResetKeys {
+    /// Signs the proof: [`quinn::EndpointConfig::reset_key`].
+    pub(super) token: Key,
+    /// Marks connection numbers as its own.
+    pub(super) connections: u64,
 }
 
 impl fmt::Debug for NetworkSecret {
@@ -55,7 +68,12 @@ impl NetworkSecret {
     pub fn derive(secret: &str) -> Result<NetworkSecret, TransportError> {
         let mut pkcs8 = Zeroizing::new([0u8; PKCS8_PREFIX.len() + SEED_LEN]);
         pkcs8[..PKCS8_PREFIX.len()].copy_from_slice(&PKCS8_PREFIX);
-        derive_seed(secret, &mut pkcs8[PKCS8_PREFIX.len()..])?;
+        let mut reset = Zeroizing::new([0u8; SEED_LEN]);
+        let outputs = [
+            (INFO_IDENTITY, &mut pkcs8[PKCS8_PREFIX.len()..]),
+            (INFO_RESET, reset.as_mut_slice()),
+        ];
+        derive_seeds(secret, outputs)?;
 
         let key = ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8.as_slice()))
             .map_err(setup)?;
@@ -66,7 +84,24 @@ impl NetworkSecret {
         Ok(NetworkSecret {
             identity: Arc::new(CertifiedKey::new(chain, key)),
             provider: Arc::new(provider()),
+            reset: Arc::new(Key::new(HMAC_SHA256, reset.as_slice())),
         })
+    }
+
+    /// The same for each start of the same endpoint, and for no other endpoint: it could be used
+    /// to end the connections of that one (RFC 9000, section 21.11).
+    pub(super) fn reset_keys(&self, protocol: Protocol, addr: SocketAddr) -> ResetKeys {
+        let sign = |what: &str| {
+            let text = format!("{what} {protocol:?} {addr}");
+            hmac::sign(&self.reset, text.as_bytes())
+        };
+        let mut number = [0; 8];
+        let connections = sign("connections");
+        number.copy_from_slice(&connections.as_ref()[..8]);
+        ResetKeys {
+            token: Key::new(HMAC_SHA256, sign("token").as_ref()),
+            connections: u64::from_le_bytes(number),
+        }
     }
 
     /// Whether the secret is estimated to hold fewer than 80 bits, so that somebody who has
@@ -120,7 +155,10 @@ impl NetworkSecret {
     }
 }
 
-fn derive_seed(secret: &str, seed: &mut [u8]) -> Result<(), TransportError> {
+fn derive_seeds<const N: usize>(
+    secret: &str,
+    outputs: [(&[u8], &mut [u8]); N],
+) -> Result<(), TransportError> {
     let params = Params::new(ARGON_MEMORY_KIB, ARGON_PASSES, 1, Some(SEED_LEN)).map_err(setup)?;
     let mut memory = vec![Block::default(); params.block_count()];
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -133,9 +171,11 @@ fn derive_seed(secret: &str, seed: &mut [u8]) -> Result<(), TransportError> {
     );
     memory.iter_mut().for_each(Zeroize::zeroize);
     result.map_err(setup)?;
-    Hkdf::<Sha256>::new(None, stretched.as_slice())
-        .expand(INFO_IDENTITY, seed)
-        .map_err(setup)
+    let stretched = Hkdf::<Sha256>::new(None, stretched.as_slice());
+    for (info, seed) in outputs {
+        stretched.expand(info, seed).map_err(setup)?;
+    }
+    Ok(())
 }
 
 /// The cryptography of `ring`, with AES-128-GCM first: the fastest where the processor has AES.

@@ -131,7 +131,7 @@ impl Endpoint {
             endpoint,
             dial,
             accept,
-        } = Settings::new(protocol, secret)?;
+        } = Settings::new(protocol, secret, serve.then_some(addr))?;
         let refusals = Arc::new(Refusals::default());
         let failed = |error: std::io::Error| TransportError::Bind {
             addr,

@@ -12,6 +12,7 @@ use quinn::{
     AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
     ServerConfig, TransportConfig, VarInt,
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,9 +69,11 @@ impl<T> ByPeer<T> {
 }
 
 impl Settings {
+    /// For an endpoint that serves at an address, or only dials.
     pub(super) fn new(
         protocol: Protocol,
         secret: &NetworkSecret,
+        served: Option<SocketAddr>,
     ) -> Result<Settings, TransportError> {
         let loopback = Arc::new(transport(true)?);
         let lan = Arc::new(transport(false)?);
@@ -103,6 +106,16 @@ impl Settings {
             .map_err(setup)?
             // Then the fixed bit is always set, and what lacks it is garbage.
             .grease_quic_bit(false);
+        if let Some(addr) = served {
+            // Who was connected to an earlier life of this endpoint hears with its next packet that the
+            // connection is gone, instead of waiting for [`IDLE`].
+            let keys = secret.reset_keys(protocol, addr);
+            endpoint
+                .reset_key(Arc::new(keys.token))
+                .cid_generator(move || {
+                    Box::new(HashedConnectionIdGenerator::from_key(keys.connections))
+                });
+        }
 
         Ok(Settings {
             endpoint,
