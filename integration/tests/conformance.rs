@@ -126,10 +126,12 @@ fn install_helper(sbin: &Path) {
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("it is made executable");
 }
 
-/// Everything that fsx can do, but for direct I/O.
+/// Everything that fsx can do, but for direct I/O. It takes EINVAL for the reservation of nothing, which
+/// POSIX wants, for a fault.
 const FSX_SETTINGS: &str = "
 flen = 1048576
 [opsize]
+min = 1
 max = 131072
 [weights]
 close_open = 1.0
