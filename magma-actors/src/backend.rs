@@ -23,6 +23,7 @@ use crate::node::{Node, post};
 use crate::readiness::waiting;
 use crate::supervision::Panic;
 use crate::supervision::fault::{FaultsOff, faults_allowed};
+use crate::supervision::fault_point::{self, FaultPoint};
 use crate::transport::Frame;
 
 /// Patience for an answer on the console.
@@ -163,6 +164,11 @@ impl Backend for ConsoleBackend {
         // Here and not only in the actors: the engine has no way to refuse.
         if !faults_allowed() {
             return Err(FaultsOff.to_string());
+        }
+        if actor == "off" || actor.contains(':') {
+            let point = (actor != "off").then(|| actor.parse::<FaultPoint>());
+            fault_point::arm(point.transpose().map_err(|error| error.to_string())?);
+            return Ok(());
         }
         let actors = &self.node.actors;
         let hit = match actor {

@@ -19,6 +19,7 @@ use magma_core::store::sqlite::SqliteStore;
 use magma_core::store::{StoreError, StoreResult};
 use magma_core::time::{Moment, Now};
 
+use crate::supervision::fault_point::{self, When};
 use crate::supervision::{DropSentinel, Failure, RestartBudget, Watch};
 
 /// Housekeeping is due this often while something waits in the engine.
@@ -207,7 +208,11 @@ impl Runner {
             if !events.is_empty() || fault {
                 let batch = AssertUnwindSafe(|| {
                     assert!(!fault, "a test asked for this panic");
-                    engine.handle(now(), events)
+                    let point = fault_point::due(&events);
+                    point.iter().for_each(|point| point.reached(When::Before));
+                    let actions = engine.handle(now(), events);
+                    point.iter().for_each(|point| point.reached(When::After));
+                    actions
                 });
                 let trouble = match catch_unwind(batch) {
                     Ok(Ok(actions)) => {

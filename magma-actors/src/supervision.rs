@@ -12,10 +12,12 @@
 //! | [`guarded`] | the shell |
 //! | [`budget`] | how many restarts are too many |
 //! | [`watch`] | who tells whom that an actor is lost |
+//! | [`fault_point`] | ends or stops the process at a step of an operation, for tests |
 //! | [`fault`] | panics: how they are logged, and how a test causes one |
 
 pub mod budget;
 pub mod fault;
+pub mod fault_point;
 pub mod guarded;
 pub mod watch;
 

@@ -46,7 +46,7 @@ pub trait Backend {
     fn shutdown(&self, whole_network: bool, by: String) -> BoxFuture<'static, Result<(), String>>;
     /// Access rules in force, one a line.
     fn acl(&self) -> Vec<String>;
-    /// Makes an actor panic, in a volcano started for tests; otherwise says why not.
+    /// Makes an actor panic, or the process end at a point, in a volcano started for tests; otherwise says why not.
     fn fault(&self, actor: &str) -> Result<(), String>;
     /// The debug channels.
     fn debug_switch(&self) -> &'static Switch {
