@@ -13,7 +13,7 @@ const LIMIT: &str = "180";
 const TIMED_OUT: i32 = 124;
 
 /// Programs and the Debian packages that have them.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("cargo", "cargo"),
     ("cp", "coreutils"),
     ("diff", "diffutils"),
@@ -21,6 +21,7 @@ const PACKAGES: [(&str, &str); 11] = [
     ("git", "git"),
     ("make", "make"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("python3", "python3"),
     ("rsync", "rsync"),
     ("sh", "dash"),
     ("sqlite3", "sqlite3"),

@@ -26,7 +26,7 @@ use nix::sys::signal::Signal;
 
 /// `all` takes every point; otherwise every so many, and another one each.
 const VARIABLE: &str = "MAGMA_FAULT_POINTS";
-const EVERY: usize = 9;
+const EVERY: usize = 19;
 /// An operation is done this long after the restart of whoever died.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Where the owners of the paths lie decides whether a step is one between volcanos.
