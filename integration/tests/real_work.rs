@@ -18,6 +18,10 @@ const FILES: usize = 500;
 const SEED: u64 = 20150213;
 /// Transactions of the database.
 const TRANSACTIONS: u32 = 1000;
+/// The same with a write-ahead log, before it is handed over.
+const WAL_TRANSACTIONS: u32 = 100;
+/// Packages that are built, beside the program that needs them.
+const PARTS: usize = 10;
 
 #[test]
 fn trees_are_copied_and_survive_a_restart() {
@@ -108,6 +112,29 @@ fn a_repository_lives_on_a_mount() {
     git(&clone, &["gc", "-q"]);
     git(&two.join("clone"), &["fsck", "--strict"]);
 
+    // Several at a time, from and to both mounts, and each checked through the other one.
+    let clones: Vec<_> = (0..4)
+        .map(|at| {
+            let (from, into) = match at % 2 {
+                0 => (&one, two.path().to_owned()),
+                _ => (&two, one.path().to_owned()),
+            };
+            let from = from.join("repository").display().to_string();
+            std::thread::spawn(move || {
+                let name = format!("parallel-{at}");
+                // Over the protocol: a local clone would be a handful of hard links.
+                git(&into, &["clone", "-q", "--no-local", &from, &name]);
+            })
+        })
+        .collect();
+    clones.into_iter().for_each(|clone| clone.join().unwrap());
+    for at in 0..4 {
+        let through = if at % 2 == 0 { &one } else { &two };
+        let clone = through.join(format!("parallel-{at}"));
+        git(&clone, &["fsck", "--strict"]);
+        assert_eq!(git(&clone, &["status", "--porcelain"]), "");
+    }
+
     over_a_restart(&mut cluster, one, two, |mount| {
         assert_eq!(git(&mount.join("clone"), &["status", "--porcelain"]), "");
     });
@@ -123,23 +150,38 @@ fn programs_are_built_on_a_mount() {
     let two = cluster.mount(2);
     let hello = one.join("hello");
     fs::create_dir_all(hello.join("src")).unwrap();
-    let manifest =
-        "[package]\nname = \"hello\"\nversion = \"1.0.0\"\nedition = \"2024\"\n[workspace]\n";
+    let package = |name: &str| {
+        format!("[package]\nname = \"{name}\"\nversion = \"1.0.0\"\nedition = \"2024\"\n")
+    };
+    let mut manifest = package("hello") + "[workspace]\n[dependencies]\n";
+    let mut words = Vec::new();
+    // Enough that some are built at the same time.
+    for part in 0..PARTS {
+        let name = format!("part{part}");
+        manifest += &format!("{name} = {{ path = \"{name}\" }}\n");
+        words.push(format!("{name}::WORD"));
+        fs::create_dir_all(hello.join(&name).join("src")).unwrap();
+        fs::write(hello.join(&name).join("Cargo.toml"), package(&name)).unwrap();
+        let letter = &"crust"[part % 5..][..1];
+        let source = format!("pub const WORD: &str = \"{letter}\";\n");
+        fs::write(hello.join(&name).join("src/lib.rs"), source).unwrap();
+    }
     fs::write(hello.join("Cargo.toml"), manifest).unwrap();
-    fs::write(
-        hello.join("src/main.rs"),
-        "fn main() { println!(\"crust\"); }\n",
-    )
-    .unwrap();
+    let main = format!(
+        "fn main() {{ println!(\"{{}}\", [{}].concat()); }}\n",
+        words.join(", ")
+    );
+    fs::write(hello.join("src/main.rs"), main).unwrap();
+    let said = format!("{}\n", "crust".repeat(PARTS / 5));
     let mut build = tools::command("cargo");
     build
-        .args(["build", "--offline", "--quiet"])
+        .args(["build", "--offline", "--quiet", "-j4"])
         .current_dir(&hello);
     // Ours says where these tests are built.
     build.env_remove("CARGO_TARGET_DIR");
     tools::finish(build);
     let built = two.join("hello/target/debug/hello");
-    assert_eq!(tools::run(built.to_str().unwrap(), &[""; 0]), "crust\n");
+    assert_eq!(tools::run(built.to_str().unwrap(), &[""; 0]), said);
 
     let c = two.join("c");
     fs::create_dir(&c).unwrap();
@@ -175,7 +217,7 @@ fn programs_are_built_on_a_mount() {
 
     over_a_restart(&mut cluster, one, two, |mount| {
         let built = mount.join("hello/target/debug/hello");
-        assert_eq!(tools::run(built.to_str().unwrap(), &[""; 0]), "crust\n");
+        assert_eq!(tools::run(built.to_str().unwrap(), &[""; 0]), said);
     });
 }
 
@@ -210,6 +252,28 @@ fn a_database_lives_on_a_mount() {
         "ok\n{TRANSACTIONS}|{}\n",
         TRANSACTIONS * (TRANSACTIONS + 1) / 2
     );
+    assert_eq!(ask(&one), right);
+    assert_eq!(ask(&two), right);
+    // With a write-ahead log, which has its index in shared memory: on one mount at a time, and handed
+    // over by closing it.
+    let insert = |mount: &Mount, from: u32, rest: &str| {
+        let mut statements =
+            String::from("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;\n");
+        for n in from..from + WAL_TRANSACTIONS {
+            statements += &format!("INSERT INTO t VALUES ({n}, 'wal');\n");
+        }
+        tools::run(
+            "sqlite3",
+            &[&mount.join("database.sql"), Path::new(&(statements + rest))],
+        )
+    };
+    let mut next = TRANSACTIONS + 1;
+    for mount in [&one, &two, &one, &two] {
+        let said = insert(mount, next, "SELECT count(*) FROM t;");
+        next += WAL_TRANSACTIONS;
+        assert_eq!(said, format!("wal\n{}\n", next - 1));
+    }
+    let right = format!("ok\n{}|{}\n", next - 1, next * (next - 1) / 2);
     assert_eq!(ask(&one), right);
     assert_eq!(ask(&two), right);
     over_a_restart(&mut cluster, one, two, |mount| {
