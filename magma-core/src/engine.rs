@@ -60,8 +60,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::ids::{SliceId, TxId, VolcanoId};
 use crate::key::Key;
 use crate::lava::Lava;
+use crate::limits::REPLIES_LOOK_MS;
 use crate::store::{Durability, Store, StoreResult};
-use crate::time::{HybridClock, Now, Timestamp};
+use crate::time::{HybridClock, Moment, Now, Timestamp};
 
 pub use event::{Action, CachedFlare, Event, IoDone, IoJob, Origin, Statistics};
 
@@ -126,6 +127,7 @@ pub struct Engine<S: Store> {
     seen_unsettled: BTreeMap<Key, u64>,
     rounds: u64,
     last_housekeeping: u64,
+    look_for_replies: Moment,
     statistics: Statistics,
 }
 
@@ -176,6 +178,7 @@ impl<S: Store> Engine<S> {
             seen_unsettled: BTreeMap::new(),
             rounds: 0,
             last_housekeeping: 0,
+            look_for_replies: now.moment.plus_ms(REPLIES_LOOK_MS),
             statistics: Statistics::default(),
         };
         engine.store.begin()?;

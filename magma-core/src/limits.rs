@@ -199,6 +199,10 @@ pub const LOCK_WAIT_SILENT_MS: u64 = 15_000;
 /// After a start, sessions that have not said which locks they hold are waited for this long, in
 /// milliseconds.
 pub const LOCK_CLAIM_MS: u64 = LEASE_MS + LEASE_GRACE_MS;
+/// Answers of sessions that have ended are looked for this often, in milliseconds.
+pub const REPLIES_LOOK_MS: u64 = 60_000;
+/// Of these, so many are forgotten in one round.
+pub const REPLIES_AT_A_TIME: usize = 256;
 /// Locks that a client claims in one message.
 pub const LOCK_CLAIM_BATCH: usize = 4096;
 /// Volcanos that a search for a ring of waits goes through.

@@ -153,6 +153,21 @@ pub trait View {
         session: SessionId,
         slot: Slot,
     ) -> StoreResult<Option<ReplyRow>>;
+    /// Another session that has replies in a slice, the one `after` this; from none on it comes to all, in
+    /// an order of the store's.
+    fn next_reply_session(
+        &self,
+        slice: SliceId,
+        after: Option<SessionId>,
+    ) -> StoreResult<Option<SessionId>>;
+    /// Slots of a session that have a reply in a slice, with the keys that these live with, at most
+    /// `limit`.
+    fn reply_slots(
+        &self,
+        slice: SliceId,
+        session: SessionId,
+        limit: usize,
+    ) -> StoreResult<Vec<(Key, Slot)>>;
     /// Rows still to be told to others, of keys in a range, at most `limit`.
     fn outbox(&self, start: Key, end: Key, limit: usize) -> StoreResult<Vec<OutboxRow>>;
     /// The decision of a transaction at a key.

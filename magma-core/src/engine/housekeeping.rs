@@ -6,12 +6,15 @@ use super::event::Work;
 use super::parking::Wait;
 use super::{Action, CachedFlare, Engine, Statistics};
 use crate::agreement::Change;
+use crate::effect::Effect;
 use crate::error::OpError;
 use crate::flare::{FlareRow, LinkRow, LinkState};
 use crate::ids::{SliceId, VolcanoId};
 use crate::key::{Key, ROOT};
 use crate::lava::copies::{CopyPlan, copy_plan};
-use crate::limits::{CACHED_NAMES_READ, JOURNAL_RECORDS, SHIP_WINDOW_BYTES};
+use crate::limits::{
+    CACHED_NAMES_READ, JOURNAL_RECORDS, REPLIES_AT_A_TIME, REPLIES_LOOK_MS, SHIP_WINDOW_BYTES,
+};
 use crate::op::Credentials;
 use crate::store::{Store, StoreResult};
 use crate::wire::peer::PeerMessage;
@@ -116,7 +119,43 @@ impl<S: Store> Engine<S> {
         if self.serving {
             self.plan_copies();
             self.settle_all()?;
+            self.forget_replies()?;
         }
+        Ok(())
+    }
+
+    /// Answers that nobody can ask for again go, a part of them each time: who sends a request of a
+    /// session that has ended is refused. One that was under way at the end is found the next time.
+    fn forget_replies(&mut self) -> StoreResult<()> {
+        if self.now.moment < self.look_for_replies {
+            return Ok(());
+        }
+        let mut left = REPLIES_AT_A_TIME;
+        let slices: Vec<SliceId> = self
+            .owned
+            .iter()
+            .filter(|(_, owned)| owned.handing.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for slice in slices {
+            let mut last = None;
+            while let Some(session) = self.store.next_reply_session(slice, last)? {
+                last = Some(session);
+                if self.lava.has_session(session) {
+                    continue;
+                }
+                let places = self.store.reply_slots(slice, session, left)?;
+                left -= places.len();
+                let effects = places
+                    .into_iter()
+                    .map(|(key, slot)| Effect::DropReply(key, session, slot));
+                self.commit_lazily(slice, effects.collect())?;
+                if left == 0 {
+                    return Ok(());
+                }
+            }
+        }
+        self.look_for_replies = self.now.moment.plus_ms(REPLIES_LOOK_MS);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 mod locks;
 mod opens;
+mod replies;
 
 use bytes::Bytes;
 

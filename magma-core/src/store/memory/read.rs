@@ -202,6 +202,34 @@ impl View for MemoryStore {
         Ok(self.replies.get(&(slice, session, slot)).cloned())
     }
 
+    fn next_reply_session(
+        &self,
+        slice: SliceId,
+        after: Option<SessionId>,
+    ) -> StoreResult<Option<SessionId>> {
+        let from = (slice, after.unwrap_or_default(), Slot::default());
+        let sessions = self.replies.range(from..).map(|(place, _)| *place);
+        Ok(sessions
+            .take_while(|(of, _, _)| *of == slice)
+            .map(|(_, session, _)| session)
+            .find(|session| Some(*session) != after))
+    }
+
+    fn reply_slots(
+        &self,
+        slice: SliceId,
+        session: SessionId,
+        limit: usize,
+    ) -> StoreResult<Vec<(Key, Slot)>> {
+        Ok(self
+            .replies
+            .range((slice, session, Slot::default())..)
+            .take_while(|((of, by, _), _)| (*of, *by) == (slice, session))
+            .take(limit)
+            .map(|((_, _, slot), row)| (row.key, *slot))
+            .collect())
+    }
+
     fn outbox(&self, start: Key, end: Key, limit: usize) -> StoreResult<Vec<OutboxRow>> {
         Ok(self
             .outbox

@@ -338,6 +338,42 @@ impl View for SqliteStore {
         )
     }
 
+    fn next_reply_session(
+        &self,
+        slice: SliceId,
+        after: Option<SessionId>,
+    ) -> StoreResult<Option<SessionId>> {
+        let found = self.all(
+            "SELECT session FROM replies WHERE slice = ?1 AND session >= ?2 AND session IS NOT ?3
+             ORDER BY session LIMIT 1",
+            (
+                identity(slice.0),
+                after.map_or(i64::MIN, |after| identity(after.0)),
+                after.map(|after| identity(after.0)),
+            ),
+            |row| Ok(Ok(SessionId(row.get::<_, i64>(0)? as u64))),
+        )?;
+        Ok(found.into_iter().next())
+    }
+
+    fn reply_slots(
+        &self,
+        slice: SliceId,
+        session: SessionId,
+        limit: usize,
+    ) -> StoreResult<Vec<(Key, Slot)>> {
+        self.all(
+            "SELECT key, slot FROM replies WHERE slice = ?1 AND session = ?2
+             ORDER BY slot LIMIT ?3",
+            (identity(slice.0), identity(session.0), self::limit(limit)),
+            |row| {
+                let slot = Slot(row.get(1)?);
+                let key = self.key_of("replies", row.get_ref(0)?.as_blob()?);
+                Ok(key.map(|key| (key, slot)))
+            },
+        )
+    }
+
     fn outbox(&self, start: Key, end: Key, rows: usize) -> StoreResult<Vec<OutboxRow>> {
         self.rows(
             "outbox",

@@ -344,6 +344,23 @@ fn replies_outbox_decisions_holders(mut store: impl Store) {
     };
     assert_eq!(at(&store, slot(SLICE)), Some(reply(key(1), high, 7, 1)));
     assert_eq!(at(&store, slot(SliceId(2))), None);
+    let other = Effect::PutReply(Box::new(reply(key(3), 5, 2, 1)));
+    apply(&mut store, 2, vec![other]);
+    let mut sessions = Vec::new();
+    while let Some(next) = store
+        .next_reply_session(SLICE, sessions.last().copied())
+        .expect("reads")
+    {
+        sessions.push(next);
+    }
+    sessions.sort();
+    assert_eq!(sessions, [SessionId(5), SessionId(high)]);
+    let none = store.next_reply_session(SliceId(2), None);
+    assert_eq!(none.expect("reads"), None);
+    let slots = |session, most| store.reply_slots(SLICE, session, most).expect("reads");
+    assert_eq!(slots(SessionId(5), 9), [(key(3), Slot(2))]);
+    assert_eq!(slots(SessionId(high), 9), [(key(1), Slot(7))]);
+    assert_eq!(slots(SessionId(high), 0), []);
     let rows = store.outbox(Key::MIN, Key::MAX, 9).expect("reads");
     let order: Vec<_> = rows.iter().map(|row| (row.key, row.to)).collect();
     assert_eq!(
@@ -364,7 +381,7 @@ fn replies_outbox_decisions_holders(mut store: impl Store) {
 
     apply(
         &mut store,
-        2,
+        3,
         vec![
             Effect::PutReply(Box::new(reply(key(2), high, 7, 2))),
             Effect::DropOutbox(key(1), tx(2), key(9)),
@@ -386,7 +403,7 @@ fn replies_outbox_decisions_holders(mut store: impl Store) {
 
     apply(
         &mut store,
-        3,
+        4,
         vec![
             Effect::DropReply(key(2), SessionId(high), Slot(7)),
             Effect::DropDecision(key(1), tx(1)),
