@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -228,14 +229,21 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    fn make(image: &Path, target: &Path) -> SmallDisk {
+    fn make(image: &Path, target: &Path, features: &str) -> SmallDisk {
         fs::File::create(image)
             .unwrap()
             .set_len(DISK_MIB << 20)
             .unwrap();
         tools::run(
             "mkfs.ext4",
-            &["-q".as_ref(), "-F".as_ref(), "-m0".as_ref(), image],
+            &[
+                Path::new("-qF"),
+                Path::new("-m0"),
+                Path::new("-b1024"),
+                Path::new("-O"),
+                features.as_ref(),
+                image,
+            ],
         );
         fs::create_dir_all(target).unwrap();
         tools::run(
@@ -262,7 +270,11 @@ fn a_full_disk_loses_nothing() {
     }
     let mut cluster = Cluster::start(0);
     // Where the harness puts the store of the first.
-    let _disk = SmallDisk::make(&cluster.dir().join("image"), &cluster.dir().join("wallace"));
+    let _disk = SmallDisk::make(
+        &cluster.dir().join("image"),
+        &cluster.dir().join("wallace"),
+        "extent",
+    );
     cluster.join();
     let mount = cluster.mount(0);
     fs::write(mount.join("before"), "was here before").unwrap();
@@ -323,4 +335,64 @@ fn a_full_disk_loses_nothing() {
     }
     again.end();
     cluster.shutdown();
+}
+
+/// EFBIG at the length that the smallest of the disks says, whichever volcano has the file, and
+/// everything goes on.
+#[test]
+fn files_are_as_large_as_the_disks_let_them() {
+    if !can_mount() || !tools::have(&["mkfs.ext4"]) {
+        return;
+    }
+    let mut cluster = Cluster::start(0);
+    let small = cluster.dir().join("wallace");
+    // Without extents, a file has at most 16 GiB and a little in blocks of 1 KiB.
+    let _disk = SmallDisk::make(&cluster.dir().join("image"), &small, "^extent,^64bit");
+    cluster.join();
+    cluster.join();
+    let mount = cluster.mount(1);
+    let probe = fs::File::create(small.join("probe")).unwrap();
+    let (mut largest, mut too_large) = (1_u64 << 30, 1_u64 << 50);
+    while too_large - largest > 1 {
+        let middle = largest.midpoint(too_large);
+        match probe.set_len(middle) {
+            Ok(()) => largest = middle,
+            Err(_) => too_large = middle,
+        }
+    }
+    fs::remove_file(small.join("probe")).unwrap();
+    let is_too_big = |done: std::io::Result<()>| {
+        let error = done.expect_err("it is too big");
+        assert_eq!(error.raw_os_error(), Some(libc::EFBIG), "{error}");
+    };
+    // The second one tells the first of its disk a moment after it is there, and is told.
+    Cluster::eventually("both know of the small disk", || {
+        let known = (0..8).all(|at| {
+            let file = fs::File::create(mount.join(format!("file-{at}"))).unwrap();
+            file.set_len(largest + 1).is_err()
+        });
+        known.then_some(())
+    });
+    for at in 0..8 {
+        let path = mount.join(format!("file-{at}"));
+        let file = fs::File::options().read(true).write(true).open(&path);
+        let file = file.unwrap();
+        file.set_len(largest).unwrap();
+        is_too_big(file.set_len(largest + 1));
+        is_too_big(file.write_all_at(b"xy", largest - 1));
+        is_too_big(file.write_all_at(b"x", i64::MAX as u64 - 1));
+        file.write_all_at(b"x", largest - 1).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), largest);
+        let mut end = [0; 2];
+        file.read_exact_at(&mut end, largest - 2).unwrap();
+        assert_eq!(end, [0, b'x']);
+        file.set_len(1).unwrap();
+    }
+    for volcano in 0..2 {
+        let log = fs::read_to_string(cluster.volcano(volcano).process().log()).unwrap();
+        assert!(!log.contains("built anew"), "{log}");
+    }
+    mount.end();
+    cluster.shutdown();
+    verify(&cluster.stores());
 }

@@ -24,6 +24,7 @@ struct Load {
     copy_keys: u64,
     space: Space,
     full: bool,
+    largest_file: u64,
     statistics: Statistics,
     positions: Vec<(SliceId, Stamp)>,
 }
@@ -44,6 +45,7 @@ impl Balancer {
                         copy_keys: engine.count_copies().ok()?,
                         space: magma_core::store::Store::space(engine.store()).ok()?,
                         full: engine.is_full(),
+                        largest_file: magma_core::store::Store::largest_file(engine.store()),
                         statistics: engine.statistics(),
                         positions: engine.positions(),
                     })
@@ -64,6 +66,7 @@ impl Balancer {
                 status.free_bytes = load.space.free;
                 status.total_bytes = load.space.total;
                 status.full = load.full;
+                status.largest_file = load.largest_file;
                 status.positions = load.positions;
             });
         });

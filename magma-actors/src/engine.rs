@@ -5,12 +5,13 @@
 //! a larger one. A panic of the engine, or a failure of its store, costs its memory: it is
 //! built anew from the store, and who was waiting for it is told to try again.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use magma_core::engine::{Action, Engine, Event};
+use magma_core::engine::{Action, Engine, Event, PeerStorage};
 use magma_core::ids::VolcanoId;
 use magma_core::lava::Lava;
 use magma_core::limits::{ENGINE_BATCH, ENGINE_QUEUE};
@@ -143,7 +144,7 @@ pub fn start(
         budget: RestartBudget::default(),
         serving: false,
         up: Vec::new(),
-        full: Vec::new(),
+        storage: BTreeMap::new(),
         epoch: Instant::now(),
     };
     std::thread::Builder::new()
@@ -176,7 +177,7 @@ struct Runner {
     /// What a new engine must be told.
     serving: bool,
     up: Vec<VolcanoId>,
-    full: Vec<VolcanoId>,
+    storage: BTreeMap<VolcanoId, PeerStorage>,
     epoch: Instant,
 }
 
@@ -271,11 +272,8 @@ impl Runner {
             Event::Lava(lava) if lava.epoch > self.seed.lava.epoch => {
                 self.seed.lava = (**lava).clone();
             }
-            Event::PeerFull { volcano, full } => {
-                self.full.retain(|id| id != volcano);
-                if *full {
-                    self.full.push(*volcano);
-                }
+            Event::PeerStorage { volcano, storage } => {
+                self.storage.insert(*volcano, *storage);
             }
             _ => {}
         }
@@ -320,9 +318,10 @@ impl Runner {
         self.watch.restarted("Engine");
         let _ = self.output.send(Output::Restarted);
         let mut events: Vec<Event> = self.up.iter().map(|id| Event::PeerUp(*id)).collect();
-        events.extend(self.full.iter().map(|id| Event::PeerFull {
+        let storage = self.storage.iter();
+        events.extend(storage.map(|(id, storage)| Event::PeerStorage {
             volcano: *id,
-            full: true,
+            storage: *storage,
         }));
         if self.serving {
             events.push(Event::Serve);

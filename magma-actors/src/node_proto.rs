@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::Message;
 use bytes::Bytes;
 use magma_core::agreement::Change;
-use magma_core::engine::Event;
+use magma_core::engine::{Event, PeerStorage};
 use magma_core::ids::{Epoch, SessionId, VolcanoId};
 use magma_core::limits::{ENGINE_QUEUE, HEARTBEAT_MS};
 use magma_core::wire::codec;
@@ -295,10 +295,16 @@ impl Service for NodeService {
         };
         match codec::decode::<NodePush>(&frame.header) {
             Ok(NodePush::Heartbeat(status)) if status.volcano == from => {
-                let full = status.total_bytes > 0 && status.full;
-                self.node.engine.post_surely(Event::PeerFull {
+                self.node.engine.post_surely(Event::PeerStorage {
                     volcano: from,
-                    full,
+                    storage: PeerStorage {
+                        full: status.total_bytes > 0 && status.full,
+                        // Of one that does not say it nothing is known.
+                        largest_file: match status.largest_file {
+                            0 => u64::MAX,
+                            bytes => bytes,
+                        },
+                    },
                 });
                 self.node.heard(*status);
             }

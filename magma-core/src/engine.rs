@@ -64,7 +64,7 @@ use crate::limits::REPLIES_LOOK_MS;
 use crate::store::{Durability, Store, StoreResult};
 use crate::time::{HybridClock, Moment, Now, Timestamp};
 
-pub use event::{Action, CachedFlare, Event, IoDone, IoJob, Origin, Statistics};
+pub use event::{Action, CachedFlare, Event, IoDone, IoJob, Origin, PeerStorage, Statistics};
 
 use cache::RowCache;
 use event::Io;
@@ -91,7 +91,7 @@ pub struct Engine<S: Store> {
     /// Bytes of the storage that are kept back for deletes.
     reserve: u64,
     /// Members whose storage is full: their copies could not follow.
-    full_peers: BTreeSet<VolcanoId>,
+    peer_storage: BTreeMap<VolcanoId, PeerStorage>,
     cache: RowCache,
     owned: BTreeMap<SliceId, Owned>,
     held: BTreeMap<SliceId, Held>,
@@ -146,7 +146,7 @@ impl<S: Store> Engine<S> {
             full: false,
             unwatched: 0,
             reserve: 0,
-            full_peers: BTreeSet::new(),
+            peer_storage: BTreeMap::new(),
             cache: RowCache::default(),
             owned: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -290,12 +290,8 @@ impl<S: Store> Engine<S> {
                 self.resume(slice);
                 Ok(())
             }
-            Event::PeerFull { volcano, full } => {
-                if full {
-                    self.full_peers.insert(volcano);
-                } else {
-                    self.full_peers.remove(&volcano);
-                }
+            Event::PeerStorage { volcano, storage } => {
+                self.peer_storage.insert(volcano, storage);
                 Ok(())
             }
             Event::Tick => {

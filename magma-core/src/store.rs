@@ -259,6 +259,8 @@ pub trait Store: View {
     fn content(&self) -> Option<content::ContentFiles>;
     /// Space of the storage.
     fn space(&self) -> StoreResult<crate::op::Space>;
+    /// The most bytes that the content of a flare can have here.
+    fn largest_file(&self) -> u64;
     /// Puts the content of a flare on the disk, now, on this thread (tests and memory).
     fn sync_content(&self, flare: FlareRef) -> StoreResult<()>;
 }

@@ -85,6 +85,12 @@ impl<S: Store> Engine<S> {
             Ok(new) => new,
             Err(error) => return Ok(Err(error)),
         };
+        // A shorter one is held already.
+        if new.size > row.size
+            && let Err(error) = self.check_length(state, new.size)
+        {
+            return Ok(Err(error));
+        }
         new.version = self.stamp(state.slice);
         let mut effects = Vec::new();
         if row.kind == Kind::File && set.size.is_some() && new.size != row.size {

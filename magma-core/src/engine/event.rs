@@ -19,6 +19,15 @@ pub struct Origin {
     pub proxied: bool,
 }
 
+/// What copies limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStorage {
+    /// It is full: nothing may be acknowledged that it must copy.
+    pub full: bool,
+    /// The most bytes that a file can have there.
+    pub largest_file: u64,
+}
+
 /// What the engine is told.
 #[derive(Debug)]
 pub enum Event {
@@ -84,12 +93,12 @@ pub enum Event {
         /// The slice.
         slice: SliceId,
     },
-    /// The storage of a member is full, or no longer.
-    PeerFull {
+    /// What is to be known of the storage of a member that copies.
+    PeerStorage {
         /// Which.
         volcano: VolcanoId,
-        /// Whether it is.
-        full: bool,
+        /// How it is.
+        storage: PeerStorage,
     },
     /// Time has passed.
     Tick,

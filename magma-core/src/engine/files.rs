@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Engine;
-use super::event::{Action, Io, IoDone, IoJob, Outcome};
+use super::event::{Action, Io, IoDone, IoJob, Outcome, PeerStorage};
 use super::request::{RequestState, Step};
 use crate::effect::{ContentWrite, Effect};
 use crate::error::{OpError, OpResult};
@@ -190,7 +190,8 @@ impl<S: Store> Engine<S> {
             .payload
             .split_to((len as usize).min(state.payload.len()));
         let offset = if append { row.size } else { offset };
-        if let Err(error) = write_end(offset, u64::from(len)) {
+        let end = write_end(offset, u64::from(len));
+        if let Err(error) = end.and_then(|end| self.check_length(state, end)) {
             return Step::err(error);
         }
         if len == 0 {
@@ -295,12 +296,25 @@ impl<S: Store> Engine<S> {
     }
 
     pub(super) fn a_copy_is_full(&self, state: &RequestState) -> bool {
-        self.owned.get(&state.slice).is_some_and(|owned| {
-            owned
-                .copies
-                .iter()
-                .any(|(id, copy)| copy.counts && self.full_peers.contains(id))
-        })
+        self.storage_of_copies(state).any(|storage| storage.full)
+    }
+
+    fn storage_of_copies(&self, state: &RequestState) -> impl Iterator<Item = &PeerStorage> {
+        let copies = self.owned.get(&state.slice).map(|owned| &owned.copies);
+        let counting = copies.into_iter().flatten().filter(|(_, copy)| copy.counts);
+        counting.filter_map(|(id, _)| self.peer_storage.get(id))
+    }
+
+    /// A length that a file is to have: EFBIG if a disk that must hold it says no.
+    pub(super) fn check_length(&self, state: &RequestState, length: u64) -> OpResult<()> {
+        let copies = self
+            .storage_of_copies(state)
+            .map(|storage| storage.largest_file);
+        let most = copies.fold(self.store.largest_file(), u64::min);
+        if length > most {
+            return Err(OpError::TooBig);
+        }
+        Ok(())
     }
 
     /// A regular file that is there in this incarnation.

@@ -45,6 +45,9 @@ impl<S: Store> Engine<S> {
             Ok(end) => end,
             Err(error) => return Ok(Err(error)),
         };
+        if let Err(error) = self.check_length(state, end) {
+            return Ok(Err(error));
+        }
         let reserves = how != AllocateHow::Punch;
         if reserves && !self.has_room_for(state, len)? {
             return Ok(Err(OpError::NoSpace));
@@ -162,7 +165,8 @@ impl<S: Store> Engine<S> {
             return Step::ok(Answer::Copied { len: 0 });
         }
         let len = data.len() as u32;
-        if let Err(error) = write_end(offset, u64::from(len)) {
+        let end = write_end(offset, u64::from(len));
+        if let Err(error) = end.and_then(|end| self.check_length(state, end)) {
             return Step::err(error);
         }
         if !self.has_room_for(state, u64::from(len))? {

@@ -9,6 +9,7 @@
 //! [`ContentFiles`] is a handle that any thread may use. Only the store's writer creates,
 //! cuts and removes files; readers and syncs run beside it on the shell's pool.
 
+mod largest_file;
 pub mod name;
 mod open_files;
 
@@ -24,7 +25,8 @@ use bytes::Bytes;
 
 use super::{StoreError, StoreResult};
 use crate::ids::FlareRef;
-use crate::limits::{CONTENT_FDS, WRITEBACK_QUEUE};
+use crate::limits::{CONTENT_FDS, FILE_SIZE_MAX, WRITEBACK_QUEUE};
+use largest_file::largest_file;
 use name::FileId;
 use open_files::{OpenFile, OpenFiles};
 
@@ -55,6 +57,8 @@ struct Shared {
     directory: PathBuf,
     /// Files are opened for reading alone: somebody looks at a store that is not theirs.
     read_only: bool,
+    /// The most bytes of a file, as the disk says.
+    largest: u64,
     open: Mutex<OpenFiles>,
     /// For each of the 256 directories whether a file was created in it since it was last
     /// synced. True at first: an earlier life may have ended before its sync.
@@ -116,19 +120,22 @@ impl ContentFiles {
     /// Opens `directory`, and makes it when it is new.
     pub fn open(directory: &Path) -> StoreResult<ContentFiles> {
         make_directory(directory)?;
-        Ok(ContentFiles::handle(directory, false))
+        let largest = largest_file(directory)
+            .map_err(|source| io_error("ask for the largest file in", directory, source))?;
+        Ok(ContentFiles::handle(directory, false, largest))
     }
 
     /// Opens `directory` to be read. Makes nothing; content that is not there reads as none.
     pub fn peek(directory: &Path) -> ContentFiles {
-        ContentFiles::handle(directory, true)
+        ContentFiles::handle(directory, true, FILE_SIZE_MAX)
     }
 
-    fn handle(directory: &Path, read_only: bool) -> ContentFiles {
+    fn handle(directory: &Path, read_only: bool, largest: u64) -> ContentFiles {
         ContentFiles {
             shared: Arc::new(Shared {
                 directory: directory.to_path_buf(),
                 read_only,
+                largest,
                 open: Mutex::new(OpenFiles::new(CONTENT_FDS)),
                 unsynced: (0..=u8::MAX).map(|_| Mutex::new(true)).collect(),
                 due: Mutex::default(),
@@ -139,6 +146,11 @@ impl ContentFiles {
     /// The path of a content file.
     pub fn path(&self, flare: FlareRef, segment: u32) -> PathBuf {
         FileId(flare, segment).path(&self.shared.directory)
+    }
+
+    /// The most bytes that a file can have here.
+    pub fn largest_file(&self) -> u64 {
+        self.shared.largest
     }
 
     /// The directory of all content.

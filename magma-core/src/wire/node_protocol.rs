@@ -158,6 +158,8 @@ pub struct VolcanoStatus {
     pub total_bytes: u64,
     /// Its storage is full: nothing may be acknowledged that it must copy.
     pub full: bool,
+    /// The most bytes that a file can have there.
+    pub largest_file: u64,
     /// For each slice that it holds: the last operation.
     pub positions: Vec<(SliceId, Stamp)>,
 }

@@ -8,6 +8,7 @@ use crate::effect::{ContentWrite, Effect, Record};
 use crate::flare::{FlareRow, Layout};
 use crate::ids::{Epoch, FlareRef, Seq, SessionId, SliceId, Slot, TxId};
 use crate::key::Key;
+use crate::limits::FILE_SIZE_MAX;
 use crate::op::Space;
 use crate::store::content::ContentFiles;
 use crate::store::{Durability, Store, StoreError, StoreResult, View, rules};
@@ -361,6 +362,10 @@ impl Store for MemoryStore {
 
     fn content(&self) -> Option<ContentFiles> {
         None
+    }
+
+    fn largest_file(&self) -> u64 {
+        FILE_SIZE_MAX
     }
 
     fn space(&self) -> StoreResult<Space> {

@@ -475,6 +475,10 @@ impl Store for SqliteStore {
         Some(self.content.clone())
     }
 
+    fn largest_file(&self) -> u64 {
+        self.content.largest_file()
+    }
+
     fn space(&self) -> StoreResult<Space> {
         let directory = self.content.directory();
         let failed = |source| io_error("statvfs", directory, source);
