@@ -1,6 +1,7 @@
 //! One engine alone, asked what no client with fresh knowledge would ask. What takes several
 //! volcanos is the simulation's.
 
+mod late;
 mod locks;
 mod opens;
 mod replies;

@@ -1,0 +1,194 @@
+//! What comes late: after a repetition of it was answered, or after something newer.
+
+use bytes::Bytes;
+
+use super::{Alone, last_name, replied};
+use crate::engine::{Action, Event, Origin};
+use crate::error::OpError;
+use crate::flare::{Attr, Kind};
+use crate::ids::{Epoch, FlareRef, Slot, SlotSeq, TxId, VolcanoId};
+use crate::key::{Key, ROOT};
+use crate::limits::SESSION_MS;
+use crate::op::{Answer, Credentials, NewFlare, Op, SetAttr};
+use crate::store::View;
+use crate::wire::flare_protocol::Request;
+use crate::wire::peer::{PeerMessage, Step, StepAnswer, StepBody, StepDone, StepName};
+
+/// Longer than a step waits for its answer before it is sent again.
+const LONG_MS: u64 = 10_000;
+
+fn create(parent: FlareRef, path: &str) -> Op {
+    Op::Create {
+        parent,
+        name: last_name(path),
+        new: NewFlare {
+            kind: Kind::File,
+            mode: 0o644,
+            umask: 0,
+            rdev: 0,
+            target: Vec::new(),
+            open: None,
+        },
+    }
+}
+
+fn steps(actions: &[Action]) -> Vec<StepName> {
+    let step = |action: &Action| match action {
+        Action::Send { message, .. } => match &**message {
+            PeerMessage::Step(step) => Some(step.body.name()),
+            _ => None,
+        },
+        _ => None,
+    };
+    actions.iter().filter_map(step).collect()
+}
+
+/// The first one is refused; the second is on its way still, and may find the name free when the flare is
+/// gone.
+#[test]
+fn an_insert_that_was_sent_twice_and_refused_is_taken_back() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    alone.lose_upper_half();
+    alone.handle(Event::PeerUp(VolcanoId(2)));
+    let (parent, key) = (FlareRef(Key([0xf0; 20]), root.inc()), Key([0x10; 20]));
+    let mut twice = |twice: bool| {
+        let first = alone.send(key, create(parent, "/dir/file"));
+        assert_eq!(steps(&first), [StepName::Insert]);
+        assert!(replied(first).is_none());
+        if twice {
+            alone.time += LONG_MS;
+            assert_eq!(steps(&alone.handle(Event::Tick)), [StepName::Insert]);
+        }
+        let tx = TxId(alone.session, Slot(0), SlotSeq(alone.seq), 0);
+        let mut answer = |step, result| {
+            let done = StepDone {
+                tx,
+                driver: key,
+                key: parent.key(),
+                step,
+                clock: 0,
+                result,
+            };
+            alone.handle(Event::Peer {
+                from: VolcanoId(2),
+                message: Box::new(PeerMessage::StepDone(done)),
+                payload: Bytes::new(),
+            })
+        };
+        let told = answer(StepName::Insert, Err(OpError::Exists));
+        if !twice {
+            return replied(told);
+        }
+        // Behind both: nobody hears of it before.
+        assert_eq!(steps(&told), [StepName::Remove]);
+        assert!(replied(told).is_none());
+        replied(answer(StepName::Remove, Ok(StepAnswer::Removed(None))))
+    };
+    assert_eq!(twice(false), Some(Err(OpError::Exists)));
+    assert_eq!(twice(true), Some(Err(OpError::Exists)));
+    assert_eq!(alone.engine.store.flare(key).unwrap(), None);
+}
+
+/// A removal is of one flare, and not of whoever has its path.
+#[test]
+fn a_removal_that_comes_after_the_path_was_born_again_does_nothing() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    // Nobody has anything open from before.
+    alone.time += SESSION_MS;
+    let old = alone.create(root, "/file", Kind::File);
+    let key = old.key();
+    let unlink = Op::Unlink {
+        flare: old,
+        parent: root,
+        name: last_name("/file"),
+    };
+    alone.ask(key, unlink).unwrap();
+    let new = alone.create(root, "/file", Kind::File);
+    assert_eq!(new.key(), key);
+    assert_ne!(new, old);
+    let tx = TxId(alone.session, Slot(3), SlotSeq(1), 0);
+    let mut remove = |child: FlareRef| {
+        let step = Step {
+            tx,
+            driver: key,
+            key: ROOT,
+            clock: 0,
+            body: StepBody::Remove {
+                dir: root,
+                name: last_name("/file"),
+                child,
+                kind: Kind::File,
+                child_uid: 0,
+                cred: Credentials::root(),
+            },
+        };
+        alone.hears(PeerMessage::Step(step));
+        alone
+            .engine
+            .store
+            .entry(ROOT, &last_name("/file"))
+            .unwrap()
+            .map(|entry| entry.child)
+    };
+    assert_eq!(remove(old), Some(new));
+    assert_eq!(remove(new), None, "the step as such works");
+}
+
+/// A client has given a request up, perhaps, and used its slot for another one.
+#[test]
+fn a_change_that_comes_after_a_newer_one_of_its_slot_is_not_made() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    let file = alone.create(root, "/file", Kind::File);
+    let mode = |mode| {
+        let change = SetAttr {
+            mode: Some(mode),
+            ..SetAttr::default()
+        };
+        Op::SetAttr(file, change)
+    };
+    let session = alone.session;
+    let send = |alone: &mut Alone, seq: u64, op: Op| {
+        let request = Request {
+            session,
+            slot: Slot(5),
+            seq: SlotSeq(seq),
+            clock: 0,
+            epoch: Epoch(0),
+            key: file.key(),
+            hops: 0,
+            cred: Credentials::root(),
+            ops: vec![op],
+        };
+        let origin = Origin {
+            token: 1_000 + seq,
+            proxied: false,
+        };
+        let request = Box::new(request);
+        let payload = Bytes::new();
+        replied(alone.handle(Event::Request {
+            origin,
+            request,
+            payload,
+        }))
+    };
+    let now = |alone: &Alone| alone.engine.store.flare(file.key()).unwrap().unwrap().mode;
+    assert!(matches!(
+        send(&mut alone, 8, mode(0o600)),
+        Some(Ok(Answer::Attr(_)))
+    ));
+    assert_eq!(
+        send(&mut alone, 7, mode(0o777)),
+        Some(Err(OpError::Overtaken))
+    );
+    assert_eq!(now(&alone), 0o600);
+    // The same once more is not done once more: its answer was kept.
+    alone.ask(file.key(), mode(0o640)).unwrap();
+    assert!(matches!(
+        send(&mut alone, 8, mode(0o600)),
+        Some(Ok(Answer::Attr(attr))) if Attr::clone(&attr).mode == 0o600
+    ));
+    assert_eq!(now(&alone), 0o640);
+}
