@@ -26,12 +26,13 @@ fn find() -> Programs {
     if let Some(dir) = std::env::var_os(BIN_DIR_VARIABLE) {
         return Programs::Dir(PathBuf::from(dir));
     }
-    // A test runs as target/PROFILE/deps/NAME-HASH.
+    // A test runs as target/PROFILE/deps/NAME-HASH, a program as target/PROFILE/NAME.
     let me = std::env::current_exe()
         .unwrap_or_else(|error| panic!("this test does not know where it is: {error}"));
     let profile = me
         .ancestors()
-        .nth(2)
+        .skip(1)
+        .find(|dir| !dir.ends_with("deps"))
         .unwrap_or_else(|| panic!("{} is not below a target directory", me.display()));
     let binary = profile.join(BINARY);
     if !binary.exists() {

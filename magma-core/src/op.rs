@@ -523,6 +523,8 @@ pub enum Answer {
         eof: bool,
         /// The flare's last change when the content was read.
         version: Stamp,
+        /// The time of the last read, which this one may have moved. It changes no version.
+        atime: Timestamp,
     },
     /// Content was written.
     Written {

@@ -70,6 +70,21 @@ fn main() -> io::Result<()> {
     let mount = cold(&mut cluster)?;
     let stat = |dir: &Path| measure(args.files, || stat_files(dir, args.files));
     report("stats /s", &stat(mount.path())?, &stat(local_dir.path())?);
+    // Warm: the same once more, and opened and read for the second time.
+    report(
+        "warm stats /s",
+        &stat(mount.path())?,
+        &stat(local_dir.path())?,
+    );
+    let open = |dir: &Path| measure(args.files, || read_files(dir, args.files));
+    for dir in [mount.path(), local_dir.path()] {
+        open(dir)?;
+    }
+    report(
+        "warm opens and reads /s",
+        &open(mount.path())?,
+        &open(local_dir.path())?,
+    );
     mount.end();
     let mount = cold(&mut cluster)?;
     let read = |dir: &Path| measure(args.mib, || read_big(dir));
@@ -126,6 +141,15 @@ fn stat_files(dir: &Path, files: u32) -> io::Result<()> {
     for file in 0..files {
         let length = fs::symlink_metadata(dir.join(format!("small/{file}")))?.len();
         assert_eq!(length, 4096);
+    }
+    Ok(())
+}
+
+fn read_files(dir: &Path, files: u32) -> io::Result<()> {
+    let mut content = [0; 4096];
+    for file in 0..files {
+        let mut file = File::open(dir.join(format!("small/{file}")))?;
+        file.read_exact(&mut content)?;
     }
     Ok(())
 }

@@ -242,6 +242,7 @@ impl Fake {
                     len: (end - start) as u32,
                     eof: end == content.len(),
                     version: ROOT_INC,
+                    atime: Timestamp::default(),
                 })
             }
             Op::Unlink {

@@ -13,6 +13,7 @@ use crate::op::permission::{Access, may};
 use crate::op::setattr::{atime_due, set_attr, write_end};
 use crate::op::{Answer, SetAttr};
 use crate::store::{Store, StoreResult};
+use crate::time::Timestamp;
 
 /// Reads up to this size are tried on the engine's thread when the pages are in memory.
 const READ_AT_ONCE: usize = 128 * 1024;
@@ -91,13 +92,14 @@ impl<S: Store> Engine<S> {
         if let Err(error) = self.may_handle(&row, state, access) {
             return Step::err(error);
         }
-        self.touch_atime(&row, state)?;
+        let atime = self.touch_atime(&row, state)?;
         let len = row.size.saturating_sub(offset).min(u64::from(len)) as usize;
         let eof = offset.saturating_add(len as u64) >= row.size;
         let answer = Answer::Data {
             len: len as u32,
             eof,
             version: row.version,
+            atime,
         };
         if len == 0 {
             return Step::ok(answer);
@@ -135,17 +137,16 @@ impl<S: Store> Engine<S> {
                         // What was read may be of an operation that came after the request:
                         // the reply waits for the last one on this key.
                         state.gate = state.gate.max(self.gate(state.slice, state.request.key));
-                        let version = self
-                            .cache
-                            .flare(&self.store, state.request.key)?
-                            .map(|row| row.version)
-                            .unwrap_or_default();
+                        let row = self.cache.flare(&self.store, state.request.key)?;
+                        let (version, atime) =
+                            row.map(|row| (row.version, row.atime)).unwrap_or_default();
                         let len = data.len() as u32;
                         state.out.push(data);
                         Ok(Answer::Data {
                             len,
                             eof: false,
                             version,
+                            atime,
                         })
                     }
                     IoDone::Failed(error) => Err(error),
@@ -258,24 +259,25 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// A read shows in the access time by the rule of relatime; nobody waits for it. Where other
-    /// sessions remember the attributes it does not: a read must not wait for a recall, because a
-    /// recall may wait for a read (a mount drops its pages, and one that is being read is locked).
-    fn touch_atime(&mut self, row: &FlareRow, state: &RequestState) -> StoreResult<()> {
+    /// A read shows in the access time by the rule of relatime; nobody waits for it, and many are kept
+    /// together. Where other sessions remember the attributes it does not: a read must not wait for a
+    /// recall, because a recall may wait for a read (a mount drops its pages, and one that is being
+    /// read is locked). The access time as it is then, which the reader is told.
+    fn touch_atime(&mut self, row: &FlareRow, state: &RequestState) -> StoreResult<Timestamp> {
         let now = self.tick();
         if !atime_due(row.atime, row.mtime, row.ctime, now) || self.full {
-            return Ok(());
+            return Ok(row.atime);
         }
         if self
             .leases
             .is_held_by_others(row.key, state.request.session, self.now.moment)
         {
-            return Ok(());
+            return Ok(row.atime);
         }
         let mut row = row.clone();
         row.atime = now;
-        self.commit(state.slice, vec![Effect::PutFlare(Box::new(row))])?;
-        Ok(())
+        self.commit_lazily(state.slice, vec![Effect::PutFlare(Box::new(row))])?;
+        Ok(now)
     }
 
     /// Whether the session may do I/O: it has the file open (permission was checked then),

@@ -23,10 +23,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use magma_core::flare::{Attr, Kind, Name};
-use magma_core::ids::{FlareRef, VolcanoId};
+use magma_core::ids::{FlareRef, Stamp, VolcanoId};
 use magma_core::key::Key;
 use magma_core::limits::{ATTR_BATCH_MAX, CLIENT_CACHE_FLARES, CLIENT_CACHE_NAMES};
-use magma_core::op::setattr::atime_due;
 use magma_core::time::Timestamp;
 use magma_core::wire::flare_protocol::Grant;
 
@@ -414,14 +413,15 @@ impl Cache {
             .collect()
     }
 
-    /// A read has ended: by the rule of relatime it may have moved the time of last read.
-    pub(crate) fn was_read(&self, flare: FlareRef) {
+    /// A read has ended: by the rule of relatime it may have moved the time of last read. That changes
+    /// no version, and takes no lease of ours away.
+    pub(crate) fn was_read(&self, flare: FlareRef, version: Stamp, atime: Timestamp) {
         let mut inner = locked(&self.inner);
-        if let Some(known) = inner.flares.get_mut(&flare.key()) {
-            known.attr.take_if(|attr| {
-                let now = Timestamp::from_nanos(super::wall_nanos());
-                atime_due(attr.atime, attr.mtime, attr.ctime, now)
-            });
+        if let Some(known) = inner.flares.get_mut(&flare.key())
+            && let Some(attr) = &mut known.attr
+            && (attr.flare, attr.version) == (flare, version)
+        {
+            attr.atime = attr.atime.max(atime);
         }
     }
 

@@ -71,7 +71,9 @@ impl Client {
             len: asked as u32,
         };
         let told = self.shared.ask(Ask::new(flare.key(), cred, op)).await?;
-        self.shared.cache.was_read(flare);
+        if let Answer::Data { version, atime, .. } = told.answer {
+            self.shared.cache.was_read(flare, version, atime);
+        }
         Piece::from_told(told, asked)
     }
 
@@ -214,6 +216,7 @@ impl Piece {
 mod tests {
     use super::*;
     use magma_core::ids::Stamp;
+    use magma_core::time::Timestamp;
 
     fn told(len: u32, eof: bool, payload: &'static [u8]) -> Told {
         Told {
@@ -222,6 +225,7 @@ mod tests {
                 len,
                 eof,
                 version: Stamp::default(),
+                atime: Timestamp::default(),
             },
             payload: Bytes::from_static(payload),
         }
