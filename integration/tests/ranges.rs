@@ -63,7 +63,8 @@ fn space_is_reserved_and_given_back() {
         refused(FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, 0, 4096),
         Errno::EOPNOTSUPP
     );
-    assert_eq!(refused(KEEP, 0, 1 << 46), Errno::ENOSPC);
+    // As long as a file may be on any file system, and more than there is.
+    assert_eq!(refused(KEEP, 0, 1 << 43), Errno::ENOSPC);
 }
 
 #[test]
