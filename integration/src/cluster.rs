@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use magma_cli::launch::block::LoopbackBlock;
 use magma_cli::launch::network::{Network, Plan};
 use magma_cli::launch::{LaunchError, wait_for};
+use magma_cli::program::Program;
 use magma_fuse::mount::{table, unmount};
 use tempfile::TempDir;
 
@@ -157,6 +158,18 @@ impl Cluster {
     #[track_caller]
     pub fn ask(&mut self, at: usize, command: &str) -> String {
         check(self.console(at).command(command))
+    }
+
+    /// Whether `magma fsck` finds the tree sound; what it says if not.
+    pub fn fsck(&self) -> Result<(), String> {
+        let mut fsck = programs().command(Program::Tools);
+        let fsck = fsck.args(["fsck", &self.addr(0).to_string()]);
+        let checked = fsck.env("MAGMA_KEY", KEY).output();
+        let checked = checked.map_err(|error| error.to_string())?;
+        match checked.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&checked.stdout).into_owned()),
+        }
     }
 
     /// Shuts the whole network down: `shutdown` on the first volcano's console. Returns what

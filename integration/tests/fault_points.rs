@@ -15,12 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use integration::cluster::KEY;
 use integration::mounted::can_mount;
-use integration::volcano_process::programs;
 use integration::{Cluster, Mount};
 use magma_cli::launch::console::ConsoleClient;
-use magma_cli::program::Program;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::signal::Signal;
 
@@ -336,17 +333,13 @@ impl Bench {
 
     /// The tree is sound, once all that was under way has come to its end.
     fn fsck(&mut self, what: &str) {
-        let addr = self.cluster.addr(0).to_string();
         let mut said = String::new();
         let begin = Instant::now();
         while begin.elapsed() < LIMIT {
-            let mut fsck = programs().command(Program::Tools);
-            let checked = fsck.args(["fsck", &addr]).env("MAGMA_KEY", KEY).output();
-            let checked = checked.expect("fsck starts");
-            if checked.status.success() {
-                return;
+            match self.cluster.fsck() {
+                Ok(()) => return,
+                Err(what) => said = what,
             }
-            said = String::from_utf8_lossy(&checked.stdout).into_owned();
         }
         panic!("{what}: {said}");
     }

@@ -9,10 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use integration::cluster::KEY;
-use integration::volcano_process::programs;
 use integration::{Cluster, Mount};
-use magma_cli::program::Program;
 use magma_core::limits::{LEASE_GRACE_MS, LEASE_MS};
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
@@ -22,8 +19,10 @@ use rand::{Rng, SeedableRng};
 const VARIABLE: &str = "MAGMA_RECALL_SECONDS";
 /// At each mount.
 const WORKERS: u64 = 8;
-/// No call may take longer.
+/// No call may take longer, on a machine that does nothing else: where the time of work is given.
 const STALL: Duration = Duration::from_secs(1);
+/// And on one that does.
+const STALL_BUSY: Duration = Duration::from_secs(3);
 /// Names of a worker at a time.
 const NAMES: usize = 12;
 const DIRS: [&str; 2] = ["a", "b"];
@@ -137,7 +136,9 @@ fn two_mounts_that_fight_for_names_lose_none_and_never_stall() {
     for dir in DIRS {
         fs::create_dir(one.join(dir)).unwrap();
     }
-    let seconds = std::env::var(VARIABLE).map_or(5, |text| text.parse().unwrap());
+    let given = std::env::var(VARIABLE).ok();
+    let stall = given.as_ref().map_or(STALL_BUSY, |_| STALL);
+    let seconds = given.map_or(5, |text| text.parse().unwrap());
     let how_long = Duration::from_secs(seconds);
     let start = |mount: &Mount, first: usize, at: u64| {
         let worker = Worker {
@@ -180,17 +181,8 @@ fn two_mounts_that_fight_for_names_lose_none_and_never_stall() {
             );
         }
     }
-    let mut fsck = programs().command(Program::Tools);
-    let fsck = fsck
-        .args(["fsck", &cluster.addr(0).to_string()])
-        .env("MAGMA_KEY", KEY);
-    let checked = fsck.output().unwrap();
-    assert!(
-        checked.status.success(),
-        "{}",
-        String::from_utf8_lossy(&checked.stdout)
-    );
-    assert!(slowest.0 < STALL, "{slowest:?}");
+    assert_eq!(cluster.fsck(), Ok(()));
+    assert!(slowest.0 < stall, "{slowest:?}");
 }
 
 /// What it remembers is worth nothing when it goes on.
@@ -225,7 +217,7 @@ fn a_mount_that_was_stopped_shows_nothing_old() {
     one.process().process().signal(Signal::SIGCONT);
     assert_eq!(look(&one), now);
     // Nobody waits for it for longer than for a dead one.
-    let most = Duration::from_millis(LEASE_MS + LEASE_GRACE_MS) + STALL;
+    let most = Duration::from_millis(LEASE_MS + LEASE_GRACE_MS) + STALL_BUSY;
     assert!(waited < most, "{waited:?}");
     assert!(Path::new(&one.join("d/other")).exists());
 }

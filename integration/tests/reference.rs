@@ -4,11 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use integration::Cluster;
-use integration::cluster::KEY;
 use integration::reference::compare;
-use integration::volcano_process::programs;
-
-use magma_cli::program::Program;
 
 /// Steps of one run; `MAGMA_REFERENCE_STEPS=100000` makes it a long one.
 const STEPS: &str = "4000";
@@ -49,15 +45,12 @@ fn two_mounts_answer_as_a_tmpfs_does() {
     let mounts = [one.path().to_owned(), two.path().to_owned()];
     let compared = compare(&reference.0, &mounts, seed, steps);
     // The tree is sound, too, however it looks.
-    let mut fsck = programs().command(Program::Tools);
-    let checked = fsck.args(["fsck", &cluster.addr(0).to_string()]);
-    let checked = checked.env("MAGMA_KEY", KEY).output().unwrap();
-    let said = String::from_utf8_lossy(&checked.stdout);
+    let checked = cluster.fsck();
     if let Err(what) = compared {
         for path in ["/c", "/dd/b", "/c/c", "/dd/b/c"] {
             println!("{}", cluster.ask(0, &format!("inspect {path}")));
         }
-        panic!("{what}\n{said}");
+        panic!("{what}\n{checked:?}");
     }
-    assert!(checked.status.success(), "{said}");
+    assert_eq!(checked, Ok(()));
 }
