@@ -1,4 +1,5 @@
-//! Making room for a newcomer: cut a slice, fill the copy, hand the upper part over.
+//! Making room for a newcomer: cut a slice, fill the copy, hand the upper part over. And giving
+//! back what was held for a volcano that was dead.
 //!
 //! The rule needs no memory: a volcano whose next one in the ring owns nothing gives it the
 //! upper part of a slice. So a crash at any point just begins again, and a join is nothing
@@ -11,7 +12,7 @@ use magma_core::agreement::Change;
 use magma_core::engine::Event;
 use magma_core::ids::{SliceId, VolcanoId};
 use magma_core::key::Key;
-use magma_core::lava::{Lava, choose_cut};
+use magma_core::lava::{choose_cut, cut_off, home_coming, may_follow, newcomer_after};
 use magma_core::store::View;
 
 use crate::keyspace::Keyspace;
@@ -52,10 +53,16 @@ impl HandOver {
         }
         let lava = node.lava();
         match keyspace.hand_over.stage {
-            Stage::Busy | Stage::Draining(..) => {}
+            Stage::Busy => {}
+            Stage::Draining(slice, to) => {
+                if !may_follow(&lava, node.id, slice, to) {
+                    tracing::info!(target: "magma::n", %slice, to = %lava.nick(to), "the slice cannot be handed over any more");
+                    keyspace.hand_over.stage = Stage::Idle;
+                    node.engine.post_surely(Event::Resume { slice });
+                }
+            }
             Stage::Filling(slice, to) => {
-                let ours = lava.slice(slice).filter(|s| s.owner == node.id);
-                let Some(cut_off) = ours else {
+                let Some(cut_off) = cut_off(&lava, node.id, slice, to) else {
                     keyspace.hand_over.stage = Stage::Idle;
                     return;
                 };
@@ -65,7 +72,11 @@ impl HandOver {
                 }
             }
             Stage::Idle => {
-                if let Some(newcomer) = empty_follower(&lava, node.id) {
+                if let Some((slice, home)) = home_coming(&lava, node.id) {
+                    tracing::info!(target: "magma::n", %slice, home = %lava.nick(home), "a slice goes back to the volcano that it belongs to");
+                    keyspace.hand_over.stage = Stage::Draining(slice, home);
+                    node.engine.post_surely(Event::HandOver { slice, to: home });
+                } else if let Some(newcomer) = newcomer_after(&lava, node.id) {
                     keyspace.hand_over.stage = Stage::Busy;
                     Self::cut(keyspace, newcomer, ctx);
                 }
@@ -79,7 +90,9 @@ impl HandOver {
         let cut = async move {
             node.engine
                 .ask(move |engine| {
-                    let used = engine.lava().owned_by(me).map(|slice| {
+                    let lava = engine.lava();
+                    let ours = lava.owned_by(me).filter(|slice| slice.home == me);
+                    let used = ours.map(|slice| {
                         let last = engine.store().last_key(slice.start, slice.end);
                         (slice, last.unwrap_or(Some(Key::MAX)))
                     });
@@ -159,11 +172,4 @@ impl HandOver {
             HandOver::step(keyspace, ctx);
         });
     }
-}
-
-/// The next volcano of the ring, if it owns nothing while we own something.
-fn empty_follower(lava: &Lava, me: VolcanoId) -> Option<VolcanoId> {
-    lava.owned_by(me).next()?;
-    let next = lava.followers(me).next()?;
-    lava.owned_by(next).next().is_none().then_some(next)
 }

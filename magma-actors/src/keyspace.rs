@@ -8,12 +8,13 @@ use actix::Message;
 use bytes::Bytes;
 use magma_core::agreement::coordinator::CoordinatorLog;
 use magma_core::agreement::sessions::SessionWatch;
+use magma_core::agreement::volcanos::VolcanoWatch;
 use magma_core::agreement::{Agreement, Change, ProposeError};
 use magma_core::engine::Event;
 use magma_core::error::OpError;
 use magma_core::ids::{Epoch, SessionId, SliceId, VolcanoId};
 use magma_core::lava::Lava;
-use magma_core::limits::ENGINE_QUEUE;
+use magma_core::limits::{ENGINE_QUEUE, VOLCANO_LEASE_MS};
 use magma_core::wire::codec;
 use magma_core::wire::flare_protocol::{Reply, Request};
 use magma_core::wire::node_protocol::{NodeAnswer, NodeCall, NodePush};
@@ -66,6 +67,21 @@ pub struct LearnLava(pub Box<Lava>);
 #[rtype(result = "()")]
 pub struct SessionHeard(pub SessionId);
 
+/// A member has sent a heartbeat.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct HeartbeatHeard {
+    /// Which.
+    pub from: VolcanoId,
+    /// When it was sent, by the member's own clock.
+    pub sent_ms: u64,
+}
+
+/// The death of a volcano was proposed, and is not so.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Spared(VolcanoId);
+
 /// Pass a request on to the owner of its key.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -97,6 +113,7 @@ pub struct Keyspace {
     queue: VecDeque<Job>,
     busy: bool,
     sessions: SessionWatch,
+    volcanos: VolcanoWatch,
     pub(crate) hand_over: HandOver,
 }
 
@@ -123,6 +140,7 @@ impl Keyspace {
             queue: VecDeque::new(),
             busy: false,
             sessions: SessionWatch::default(),
+            volcanos: VolcanoWatch::default(),
             hand_over,
         }
     }
@@ -309,6 +327,7 @@ impl Inner for Keyspace {
             keyspace.catch_up(ctx);
             keyspace.step_hand_over(ctx);
             keyspace.end_silent_sessions(ctx);
+            keyspace.watch_volcanos(ctx);
         });
     }
 }
@@ -365,6 +384,79 @@ impl Keyspace {
             });
             self.propose(Change::EndSession(id), decided, ctx);
         }
+    }
+}
+
+impl Keyspace {
+    /// Whoever leads finds out who is dead, and who is back; itself it needs nobody's lease.
+    fn watch_volcanos(&mut self, ctx: &mut GuardedContext<Self>) {
+        let lava = self.node.lava();
+        let leads = lava.coordinator() == Some(self.node.id);
+        if !leads || !self.node.is_ready() || self.node.is_stopping() {
+            return self.volcanos.rest();
+        }
+        let now = crate::engine::now().moment;
+        self.node.engine.post_surely(Event::VolcanoLease {
+            epoch: lava.epoch,
+            until: now.plus_ms(VOLCANO_LEASE_MS),
+        });
+        let verdicts = self.volcanos.verdicts(&lava, self.node.id, now);
+        if self.busy || !self.queue.is_empty() {
+            return;
+        }
+        for change in verdicts {
+            let spared = match &change {
+                Change::Down(id) => {
+                    tracing::warn!(target: "magma::n", volcano = %lava.nick(*id), "nothing is heard of this volcano: others take over what it owns");
+                    Some(*id)
+                }
+                Change::Up(id) => {
+                    tracing::info!(target: "magma::n", volcano = %lava.nick(*id), "the volcano is back");
+                    None
+                }
+                _ => None,
+            };
+            let node = self.node.clone();
+            let decided: Decided = Box::new(move |result| {
+                if let Err(why) = result {
+                    tracing::warn!(target: "magma::n", why, "the change of the lava is not decided yet");
+                    spared.map(|id| post(&node.actors.keyspace, Spared(id)));
+                }
+            });
+            self.propose(change, decided, ctx);
+        }
+    }
+
+    fn lease(&self, to: VolcanoId, epoch: Epoch, sent_ms: u64, valid_ms: u64) {
+        let lease = NodePush::VolcanoLease {
+            epoch,
+            sent_ms,
+            valid_ms,
+        };
+        if let (Some(link), Ok(header)) = (self.node.node_links.get(to), codec::encode(&lease)) {
+            let frame = Frame {
+                header: header.into(),
+                payload: Bytes::new(),
+            };
+            // One that is lost is followed by another.
+            let _ = link.push(Lane::Control, frame);
+        }
+    }
+}
+
+impl Handle<HeartbeatHeard> for Keyspace {
+    fn handle(&mut self, message: HeartbeatHeard, _: &mut GuardedContext<Self>) {
+        let lava = self.node.lava();
+        let now = crate::engine::now().moment;
+        if let Some(valid_ms) = self.volcanos.heard(&lava, message.from, now) {
+            self.lease(message.from, lava.epoch, message.sent_ms, valid_ms);
+        }
+    }
+}
+
+impl Handle<Spared> for Keyspace {
+    fn handle(&mut self, message: Spared, _: &mut GuardedContext<Self>) {
+        self.volcanos.spared(message.0);
     }
 }
 

@@ -217,7 +217,9 @@ impl Node {
         status.start_number = self.start_number;
         status.epoch = self.lava().epoch;
         status.ready = self.is_ready() && !self.is_stopping();
-        status.clock = crate::engine::now().wall_nanos;
+        let now = crate::engine::now();
+        status.clock = now.wall_nanos;
+        status.sent_ms = now.moment.0;
         status
     }
 

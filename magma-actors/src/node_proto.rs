@@ -9,7 +9,8 @@ use bytes::Bytes;
 use magma_core::agreement::Change;
 use magma_core::engine::{Event, PeerStorage};
 use magma_core::ids::{Epoch, SessionId, VolcanoId};
-use magma_core::limits::{ENGINE_QUEUE, HEARTBEAT_MS};
+use magma_core::limits::{ENGINE_QUEUE, HEARTBEAT_MS, VOLCANO_LEASE_MS};
+use magma_core::time::Moment;
 use magma_core::wire::codec;
 use magma_core::wire::node_protocol::{
     Identity, NodeAnswer, NodeCall, NodeHello, NodePush, NodeWelcome,
@@ -17,7 +18,7 @@ use magma_core::wire::node_protocol::{
 use tokio::sync::Notify;
 
 use crate::flare::check_version;
-use crate::keyspace::{LearnLava, ProposeChange, ProposeHere, SessionHeard};
+use crate::keyspace::{HeartbeatHeard, LearnLava, ProposeChange, ProposeHere, SessionHeard};
 use crate::links::{Dialler, Roles};
 use crate::node::{Node, lock, post};
 use crate::supervision::{Guarded, GuardedContext, Handle, Inner};
@@ -306,7 +307,21 @@ impl Service for NodeService {
                         },
                     },
                 });
+                let heard = HeartbeatHeard {
+                    from,
+                    sent_ms: status.sent_ms,
+                };
+                post(&self.node.actors.keyspace, heard);
                 self.node.heard(*status);
+            }
+            Ok(NodePush::VolcanoLease {
+                epoch,
+                sent_ms,
+                valid_ms,
+            }) => {
+                let until = Moment(sent_ms.saturating_add(valid_ms.min(VOLCANO_LEASE_MS)));
+                let lease = Event::VolcanoLease { epoch, until };
+                self.node.engine.post_surely(lease);
             }
             Ok(NodePush::Lava(lava)) => {
                 post(&self.node.actors.keyspace, LearnLava(lava));

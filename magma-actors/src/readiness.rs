@@ -2,7 +2,8 @@
 //!
 //! After a restart nothing is served before every member is heard of and knows the same lava.
 //! The coordinator decides that; the others follow its heartbeat, each once it reaches
-//! everyone itself.
+//! everyone itself. Members that were found dead are not waited for; one of them that is back
+//! serves, too: until it has its slices again it passes on what it is asked.
 
 use magma_core::ids::VolcanoId;
 
@@ -48,7 +49,7 @@ pub fn waiting(node: &Node) -> Option<Waiting> {
         lava.volcanos
             .iter()
             .map(|v| v.id)
-            .filter(|id| *id != node.id)
+            .filter(|id| *id != node.id && !lava.is_down(*id))
     };
     let missing: Vec<String> = others()
         .filter(|id| {
@@ -77,7 +78,8 @@ pub fn waiting(node: &Node) -> Option<Waiting> {
     {
         return Some(Waiting::ForCoordinator(name(coordinator)));
     }
-    if lava.owned_by(node.id).next().is_none() {
+    let has_slice = |id| lava.slices.iter().any(|s| s.owner == id || s.home == id);
+    if !has_slice(node.id) {
         return Some(Waiting::ForSlice);
     }
     None

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, Context};
 use magma_core::engine::Event;
+use magma_core::ids::Epoch;
 use magma_core::store::lock::DirLock;
+use magma_core::time::Moment;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
@@ -105,6 +107,10 @@ async fn become_ready(node: &Node) {
         tokio::time::sleep(LOOK).await;
     }
     node.set_ready();
+    // Nobody is answered before whoever leads has said that our slices are ours.
+    let (epoch, until) = (Epoch(0), Moment(0));
+    node.engine
+        .post_surely(Event::VolcanoLease { epoch, until });
     node.engine.post_surely(Event::Serve);
     let lava = node.lava();
     tracing::info!(

@@ -6,6 +6,7 @@
 
 pub mod coordinator;
 pub mod sessions;
+pub mod volcanos;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,10 @@ pub enum Change {
     },
     /// A member came back with another address, port, name or size.
     Update(VolcanoId, Box<VolcanoInfo>),
+    /// A volcano is dead: its slices go to in-sync copies, its copies count no longer.
+    Down(VolcanoId),
+    /// A volcano that was dead is back.
+    Up(VolcanoId),
     /// A slice is cut in two: the upper part, from `at`, becomes a slice of the same owner
     /// and copies.
     Cut {

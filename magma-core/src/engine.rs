@@ -20,6 +20,7 @@
 //! | [`fsck`] | what `magma fsck` asks, and repairs |
 //! | [`locks`] | byte-range locks of all sessions |
 //! | [`ranges`] | fallocate, holes, copies between files |
+//! | [`fence`] | who may have been replaced answers nobody |
 //! | [`syncing`] | fsync on every in-sync copy |
 //! | [`topology`] | a new lava: slices come, go, are cut and change owner |
 //! | [`housekeeping`] | ticks: retries, limits, copies that are missing, what a crash left |
@@ -32,6 +33,7 @@ mod commit;
 mod create;
 mod directories;
 mod event;
+mod fence;
 mod files;
 mod filling;
 mod fsck;
@@ -84,6 +86,7 @@ pub struct Engine<S: Store> {
     now: Now,
     /// Clients are served. Replication works before.
     serving: bool,
+    fence: fence::Fence,
     /// The storage is so full that only deletes and small changes go on.
     full: bool,
     /// Content bytes written since the space of the storage was looked at.
@@ -143,6 +146,7 @@ impl<S: Store> Engine<S> {
             ceiling,
             now,
             serving: false,
+            fence: fence::Fence::default(),
             full: false,
             unwatched: 0,
             reserve: 0,
@@ -276,6 +280,11 @@ impl<S: Store> Engine<S> {
                 Ok(())
             }
             Event::Lava(lava) => self.load_lava(*lava),
+            Event::VolcanoLease { epoch, until } => {
+                self.fence.lease(epoch, until);
+                self.fence.learn(self.lava.epoch);
+                Ok(())
+            }
             Event::Serve => self.serve(),
             Event::IoDone { job, done } => self.io_done(job, done),
             Event::Proposed { change, accepted } => {

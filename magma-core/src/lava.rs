@@ -20,8 +20,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::ids::{Epoch, Generation, NetworkId, SessionId, SliceId, VolcanoId};
 use crate::key::{self, Key};
-pub use copies::{CopyPlan, copy_plan};
-pub use join::{Cut, choose_cut, cut_for_join};
+pub use copies::{CopyPlan, copy_plan, home_coming, may_follow};
+pub use join::{Cut, choose_cut, cut_for_join, cut_off, newcomer_after};
 
 /// The topology of a lava network as of an epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +87,10 @@ pub struct Volcano {
     pub id: VolcanoId,
     /// What it says of itself.
     pub info: VolcanoInfo,
+    /// It was found dead ([`crate::agreement::Change::Down`]): it owns nothing that another
+    /// could take over, none of its copies counts, and nobody waits for it.
+    #[serde(default)]
+    pub down: bool,
 }
 
 /// An inclusive range of keys with one owner.
@@ -100,6 +104,12 @@ pub struct Slice {
     pub end: Key,
     /// Who orders its operations.
     pub owner: VolcanoId,
+    /// To whom it belongs: the owner, or the one that the owner stands in for until it is back.
+    pub home: VolcanoId,
+    /// The epoch in which it became the owner: what an owner says of an older one is not heard.
+    pub since: Epoch,
+    /// It became the owner because the one before was found dead, and could hand nothing over.
+    pub seized: bool,
     /// Its redundancy.
     pub copies: Vec<CopyState>,
 }
@@ -190,11 +200,25 @@ impl Lava {
         (1..count).filter_map(move |step| Some(self.volcanos[(at? + step) % count].id))
     }
 
-    /// Where the copies of an owner's slices belong: on its next volcanos.
-    pub fn wanted_copies(&self, owner: VolcanoId) -> Vec<VolcanoId> {
-        self.followers(owner)
+    /// Where the copies of a slice belong: on the next volcanos after the one to whom it belongs,
+    /// and on that one while another stands in for it. A dead volcano keeps its place: it comes
+    /// back with what it has, or is evicted.
+    pub fn wanted_copies(&self, slice: &Slice) -> Vec<VolcanoId> {
+        std::iter::once(slice.home)
+            .chain(self.followers(slice.home))
+            .filter(|volcano| *volcano != slice.owner)
             .take(usize::from(self.redundancy))
             .collect()
+    }
+
+    /// Whether somebody who knows no later epoch than this one cannot be the owner of a slice.
+    pub fn is_outdated(&self, slice: SliceId, epoch: Epoch) -> bool {
+        self.slice(slice).is_some_and(|slice| epoch < slice.since)
+    }
+
+    /// Whether a volcano was found dead.
+    pub fn is_down(&self, id: VolcanoId) -> bool {
+        self.volcano(id).is_some_and(|volcano| volcano.down)
     }
 
     /// The slices that a volcano owns.

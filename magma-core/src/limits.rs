@@ -239,8 +239,12 @@ pub const SESSION_RENEW_MS: u64 = 2_000;
 pub const SESSION_ENDS_AT_ONCE: usize = 16;
 /// Heartbeat between volcanos in milliseconds.
 pub const HEARTBEAT_MS: u64 = 200;
-/// A volcano not heard of for this long is shown as not alive, in milliseconds.
-pub const VOLCANO_SILENT_MS: u64 = 1_100;
+/// For how long from sending a heartbeat nobody takes over what a volcano owns, in milliseconds.
+pub const VOLCANO_LEASE_MS: u64 = 1_000;
+/// A volcano not heard of for this long is dead: its lease and a tenth more, in milliseconds.
+pub const VOLCANO_SILENT_MS: u64 = VOLCANO_LEASE_MS + VOLCANO_LEASE_MS / 10;
+/// Who watches the volcanos and has not looked for this long was stopped itself, in milliseconds.
+pub const WATCH_AWAKE_MS: u64 = VOLCANO_LEASE_MS / 2;
 /// Furthest that a received clock may move ours past our own wall clock, in milliseconds.
 pub const CLOCK_SKEW_MAX_MS: u64 = 1_000;
 

@@ -197,6 +197,10 @@ pub trait View {
         seq: Seq,
         limit: usize,
     ) -> StoreResult<Option<Vec<Record>>>;
+    /// The epoch of a journalled operation. An operation has the same epoch on two volcanos if, and
+    /// only if, it is the same one and all before it are too: a slice has one owner an epoch. Known
+    /// too of the operation up to which a copy was filled ([`Store::set_position`]).
+    fn journal_epoch(&self, slice: SliceId, seq: Seq) -> StoreResult<Option<Epoch>>;
     /// How many flares there are in a range of keys.
     fn count_flares(&self, start: Key, end: Key) -> StoreResult<u64>;
     /// The highest key of a range that has a flare.

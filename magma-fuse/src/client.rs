@@ -61,13 +61,14 @@ use tokio::sync::{Semaphore, oneshot};
 use magma_actors::transport::{Connection, NetworkSecret, Protocol, SharedService, TransportError};
 use magma_core::error::{OpError, OpResult};
 use magma_core::flare::path::FlarePath;
-use magma_core::ids::{Epoch, SessionId};
+use magma_core::ids::{Epoch, SessionId, VolcanoId};
+use magma_core::key::Key;
 use magma_core::lava::Lava;
 use magma_core::limits::{CLIENT_BYTES_IN_FLIGHT, CLIENT_PATIENCE_MS};
 use magma_core::time::HybridClock;
 use magma_core::wire::PROTOCOL_VERSION;
 use magma_core::wire::codec::{self, CodecError};
-use magma_core::wire::flare_protocol::{FlareHello, FlareWelcome};
+use magma_core::wire::flare_protocol::{FlareHello, FlareWelcome, FromClient};
 
 use cache::Cache;
 pub use cache::Forgotten;
@@ -199,6 +200,8 @@ pub(crate) struct Shared {
     refreshed: tokio::sync::Mutex<Option<Instant>>,
     /// A background refresh is under way.
     refreshing: AtomicBool,
+    /// Lavas that are worked by, as far as what may be shown goes.
+    followed: Mutex<Followed>,
     closing: AtomicBool,
     /// Held by whoever makes a flare connection. As many as there are volcanos.
     dialling: Mutex<HashMap<SocketAddr, Arc<tokio::sync::Mutex<()>>>>,
@@ -311,6 +314,10 @@ impl Shared {
         )?;
         let (session, lava) = node.open_session(&[], config.patience).await?;
         tracing::info!(%session, network = %lava.network, "session is open");
+        let followed = Followed {
+            newest: lava.epoch,
+            ..Followed::default()
+        };
         let shared = Arc::new(Shared {
             flare: peers(Protocol::Flare),
             flare_service: Arc::new(FlareService(link.clone())),
@@ -329,6 +336,7 @@ impl Shared {
             used: Mutex::new(Instant::now()),
             refreshed: tokio::sync::Mutex::new(None),
             refreshing: AtomicBool::new(false),
+            followed: Mutex::new(followed),
             closing: AtomicBool::new(false),
             dialling: Mutex::default(),
             redialling: Mutex::default(),
@@ -377,7 +385,11 @@ impl Shared {
     }
 
     /// Opens another session in place of one that the network has ended.
-    async fn renew_session(&self, ended: SessionId, patience: &Patience) -> OpResult<()> {
+    async fn renew_session(
+        self: &Arc<Self>,
+        ended: SessionId,
+        patience: &Patience,
+    ) -> OpResult<()> {
         let _renewing = self.renewing.lock().await;
         if self.session().id() != ended {
             return Ok(());
@@ -445,6 +457,7 @@ impl Shared {
         }
         self.claim_locks(&dialled.connection);
         self.claim_opens(&dialled.connection);
+        self.tell_lava_seen(&dialled.connection);
         Ok(dialled.connection)
     }
 
@@ -460,7 +473,7 @@ impl Shared {
     }
 
     /// Takes a lava if it is newer.
-    fn take_lava(&self, lava: Lava) {
+    fn take_lava(self: &Arc<Self>, lava: Lava) {
         let before = self.routing.lava();
         if self.routing.offer(lava) {
             let lava = self.routing.lava();
@@ -469,11 +482,62 @@ impl Shared {
             let members = routing::others(&lava, None);
             self.flare.keep(|addr| members.contains(&addr));
             self.node.keep_members(&lava);
+            self.leave_the_dead(&lava);
+            self.follow_owners(&before, &lava);
         }
     }
 
+    /// Whatever waits for a dead volcano is asked elsewhere at once.
+    fn leave_the_dead(&self, lava: &Lava) {
+        for volcano in lava.volcanos.iter().filter(|volcano| volcano.down) {
+            self.flare
+                .hang_up_on(volcano.info.flare_addr(), "it is down");
+            self.node.hang_up_on(volcano.info.node_addr(), "it is down");
+        }
+    }
+
+    /// Nothing is shown any more under leases of who owned a slice before, and who owns it now is
+    /// told so: until then it lets nobody change what may be shown.
+    fn follow_owners(self: &Arc<Self>, before: &Lava, lava: &Arc<Lava>) {
+        let owners = |lava: &Lava| -> Vec<(Key, VolcanoId)> {
+            lava.slices.iter().map(|s| (s.start, s.owner)).collect()
+        };
+        let epoch = lava.epoch;
+        locked(&self.followed).begin(epoch);
+        if owners(before) == owners(lava) {
+            // What was shown before may still be shown.
+            return self.lava_followed(epoch);
+        }
+        let forgotten = self.cache.follow(lava.clone());
+        let client = self.clone();
+        let done = move || client.lava_followed(epoch);
+        self.cache_sink().forget(forgotten, Box::new(done));
+        let client = self.clone();
+        let lava = lava.clone();
+        self.runtime.spawn(async move {
+            for volcano in lava.volcanos.iter().filter(|volcano| !volcano.down) {
+                // One that cannot be reached now waits until our leases have run out.
+                let _ = client.flare_connection(volcano.info.flare_addr()).await;
+            }
+        });
+    }
+
+    fn lava_followed(&self, epoch: Epoch) {
+        locked(&self.followed).end(epoch);
+        for volcano in &self.routing.lava().volcanos {
+            if let Some(connection) = self.flare.open(volcano.info.flare_addr()) {
+                self.tell_lava_seen(&connection);
+            }
+        }
+    }
+
+    fn tell_lava_seen(&self, connection: &Connection) {
+        let epoch = locked(&self.followed).upto();
+        lease::tell(connection, &FromClient::LavaSeen(epoch));
+    }
+
     /// Asks for the lava, unless somebody has just done so.
-    async fn refresh_lava(&self) {
+    async fn refresh_lava(self: &Arc<Self>) {
         let mut last = self.refreshed.lock().await;
         if last.is_some_and(|at| at.elapsed() < REFRESH_PAUSE) {
             return;
@@ -495,6 +559,33 @@ impl Shared {
             client.refresh_lava().await;
             client.refreshing.store(false, Ordering::Release);
         });
+    }
+}
+
+/// Which lavas are worked by: what was shown under leases of owners that they replace is forgotten,
+/// here and in the kernel. That takes a while, and need not end in the order in which it began.
+#[derive(Debug, Default)]
+struct Followed {
+    newest: Epoch,
+    under_way: BTreeSet<Epoch>,
+}
+
+impl Followed {
+    fn begin(&mut self, epoch: Epoch) {
+        self.newest = self.newest.max(epoch);
+        self.under_way.insert(epoch);
+    }
+
+    fn end(&mut self, epoch: Epoch) {
+        self.under_way.remove(&epoch);
+    }
+
+    /// Everything up to this one.
+    fn upto(&self) -> Epoch {
+        match self.under_way.first() {
+            Some(first) => Epoch(first.0.saturating_sub(1)),
+            None => self.newest,
+        }
     }
 }
 

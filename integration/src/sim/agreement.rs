@@ -1,12 +1,15 @@
 //! A stand-in for the agreement: applies changes one after another, and spreads the lavas.
 
 use magma_core::agreement::Change;
+use magma_core::agreement::volcanos::VolcanoWatch;
 use magma_core::ids::{Epoch, NetworkId, VolcanoId};
 use magma_core::lava::{Lava, VolcanoInfo};
+use magma_core::time::Moment;
 
-/// Who holds the log.
+/// Who holds the log, and watches the volcanos.
 pub struct Agreement {
     lava: Lava,
+    watch: VolcanoWatch,
 }
 
 impl Agreement {
@@ -19,7 +22,8 @@ impl Agreement {
         };
         let lava = Lava::default().apply(&change);
         let lava = lava.map_err(|refused| refused.to_string())?;
-        Ok(Agreement { lava })
+        let watch = VolcanoWatch::default();
+        Ok(Agreement { lava, watch })
     }
 
     /// The lava as of the last change.
@@ -39,6 +43,22 @@ impl Agreement {
             }
             Err(_) => false,
         }
+    }
+
+    /// A heartbeat was received. The lease that is answered: the epoch, and for how long.
+    pub fn heard(&mut self, id: VolcanoId, time: u64) -> Option<(Epoch, u64)> {
+        let lease = self.watch.heard(&self.lava, id, Moment(time))?;
+        Some((self.lava.epoch, lease))
+    }
+
+    /// Looks who is dead, and who is back. True when the lava has changed.
+    pub fn look(&mut self, time: u64) -> bool {
+        let verdicts = self.watch.verdicts(&self.lava, VolcanoId(0), Moment(time));
+        let mut changed = false;
+        for change in verdicts {
+            changed |= self.propose(self.lava.epoch, &change);
+        }
+        changed
     }
 
     /// A volcano joins after another; its number.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use magma_core::flare::Attr;
 use magma_core::ids::{Stamp, VolcanoId};
 use magma_core::key::Key;
+use magma_core::lava::Lava;
 use magma_core::op::{Answer, Op};
 use magma_core::wire::flare_protocol::Grant;
 
@@ -50,7 +51,14 @@ impl Cache {
     }
 
     /// A reply with what it grants.
-    pub fn told(&mut self, from: VolcanoId, life: u64, sent: u64, grant: Grant, answer: &Answer) {
+    pub fn told(
+        &mut self,
+        lava: &Lava,
+        (from, life): (VolcanoId, u64),
+        sent: u64,
+        grant: Grant,
+        answer: &Answer,
+    ) {
         let owner = self.owners.entry(from).or_default();
         if owner.life != life {
             return;
@@ -62,6 +70,9 @@ impl Cache {
             return;
         }
         let mut show = |attr: &Attr| {
+            if lava.owner_of(attr.flare.key()) != Some(from) {
+                return;
+            }
             owner
                 .shown
                 .insert(attr.flare.key(), (attr.version, grant.number));
@@ -86,6 +97,15 @@ impl Cache {
             owner.shown.remove(key);
         }
         true
+    }
+
+    /// Slices have other owners: what another has granted is not shown any more.
+    pub fn follow(&mut self, lava: &Lava) {
+        for (id, owner) in &mut self.owners {
+            owner
+                .shown
+                .retain(|key, _| lava.owner_of(*key) == Some(*id));
+        }
     }
 
     /// Everything that may be shown at a time: the flare, its version, and whose word it is.

@@ -110,6 +110,8 @@ pub struct Client {
     outstanding: Option<(Request, Bytes)>,
     /// Counts what it waited for: an alarm of an earlier wait means nothing.
     pub waits: u64,
+    /// Counts its alarms: only the last one is heard.
+    pub alarm: u64,
     port: Port,
     work: Option<Work>,
 }
@@ -132,6 +134,7 @@ impl Client {
             sent: 0,
             outstanding: None,
             waits: 0,
+            alarm: 0,
             work: Some(work(port.clone())),
             port,
         }
@@ -143,6 +146,7 @@ impl Client {
             return Ok(Wants::Ended);
         };
         self.waits += 1;
+        self.alarm += 1;
         let polled = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         if let Poll::Ready(result) = polled {
             self.work = None;
@@ -171,6 +175,14 @@ impl Client {
         };
         self.outstanding = Some((request, payload));
         Ok(Wants::Request)
+    }
+
+    /// Takes a newer lava.
+    pub fn learn(&mut self, lava: &Lava) {
+        if lava.epoch > self.lava.epoch {
+            self.lava = lava.clone();
+            self.cache.follow(lava);
+        }
     }
 
     /// Its session.
@@ -206,7 +218,7 @@ impl Client {
             request.ops.iter().for_each(|op| self.cache.changes(op));
         }
         if let (Some(grant), Ok(answer)) = (reply.lease, &result) {
-            self.cache.told(from.0, from.1, self.sent, grant, answer);
+            self.cache.told(&self.lava, from, self.sent, grant, answer);
         }
         self.port.0.borrow_mut().told = Some(result.map(|answer| (answer, payload)));
         true

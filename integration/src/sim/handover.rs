@@ -4,7 +4,7 @@ use magma_core::agreement::Change;
 use magma_core::engine::Event;
 use magma_core::ids::{SliceId, VolcanoId};
 use magma_core::key::Key;
-use magma_core::lava::{Lava, choose_cut};
+use magma_core::lava::{Lava, choose_cut, cut_off, home_coming, may_follow, newcomer_after};
 use magma_core::store::View;
 
 use super::volcano::Volcano;
@@ -41,9 +41,16 @@ pub fn step(stage: &mut Stage, volcano: &Volcano) -> Next {
     };
     let (lava, me) = (&volcano.lava, volcano.id);
     match *stage {
-        Stage::Busy | Stage::Draining(..) => Next::Wait,
+        Stage::Busy => Next::Wait,
+        Stage::Draining(slice, to) => match may_follow(lava, me, slice, to) {
+            true => Next::Wait,
+            false => {
+                *stage = Stage::Idle;
+                Next::Post(Event::Resume { slice })
+            }
+        },
         Stage::Filling(slice, to) => {
-            let Some(cut_off) = lava.slice(slice).filter(|s| s.owner == me) else {
+            let Some(cut_off) = cut_off(lava, me, slice, to) else {
                 *stage = Stage::Idle;
                 return Next::Wait;
             };
@@ -54,10 +61,14 @@ pub fn step(stage: &mut Stage, volcano: &Volcano) -> Next {
             Next::Post(Event::HandOver { slice, to })
         }
         Stage::Idle => {
-            let Some(newcomer) = empty_follower(lava, me) else {
+            if let Some((slice, to)) = home_coming(lava, me) {
+                *stage = Stage::Draining(slice, to);
+                return Next::Post(Event::HandOver { slice, to });
+            }
+            let Some(newcomer) = newcomer_after(lava, me) else {
                 return Next::Wait;
             };
-            let used = lava.owned_by(me).map(|slice| {
+            let used = lava.owned_by(me).filter(|s| s.home == me).map(|slice| {
                 let last = engine.store().last_key(slice.start, slice.end);
                 (slice, last.unwrap_or(Some(Key::MAX)))
             });
@@ -80,7 +91,7 @@ pub fn decided(stage: &mut Stage, volcano: &Volcano, change: &Change, lava: Opti
     let me = volcano.id;
     match (change, lava) {
         (Change::Cut { at, .. }, Some(lava)) => {
-            *stage = match (lava.slice_of(*at), empty_follower(lava, me)) {
+            *stage = match (lava.slice_of(*at), newcomer_after(lava, me)) {
                 (Some(slice), Some(newcomer)) => Stage::Filling(slice.id, newcomer),
                 _ => Stage::Idle,
             };
@@ -95,11 +106,4 @@ pub fn decided(stage: &mut Stage, volcano: &Volcano, change: &Change, lava: Opti
             Next::Wait
         }
     }
-}
-
-/// The next volcano of the ring, if it owns nothing while we own something.
-fn empty_follower(lava: &Lava, me: VolcanoId) -> Option<VolcanoId> {
-    lava.owned_by(me).next()?;
-    let next = lava.followers(me).next()?;
-    lava.owned_by(next).next().is_none().then_some(next)
 }

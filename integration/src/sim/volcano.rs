@@ -16,6 +16,8 @@ pub struct Volcano {
     pub inbox: Vec<Event>,
     /// A batch is scheduled already.
     pub scheduled: bool,
+    /// Its process is stopped: what comes waits.
+    pub stopped: bool,
     /// Counts its lives.
     pub life: u64,
     /// Its wall clock is off by so much, in nanoseconds.
@@ -32,6 +34,7 @@ impl Volcano {
             lava,
             inbox: Vec::new(),
             scheduled: false,
+            stopped: false,
             life: 0,
             skew: id.0 * 300_000_000,
             engine: None,
@@ -55,12 +58,14 @@ impl Volcano {
         let engine = Engine::new(self.id, self.lava.clone(), store, self.now(time));
         self.engine = Some(engine.map_err(|error| format!("volcano {}: {error}", self.id))?);
         self.life += 1;
+        self.stopped = false;
         Ok(())
     }
 
     /// Kills the process: memory and what waits are gone, the store stays as it was committed.
     pub fn crash(&mut self) {
         self.inbox.clear();
+        self.stopped = false;
         if let Some(engine) = self.engine.take() {
             self.store = engine.store().clone();
             self.store.crash();

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `faults` | volcanos join, start, crash and lose their connections |
 //! | `agreement` | proposals, decisions, and lavas that spread |
+//! | `failover` | heartbeats, leases of volcanos, who is dead and who is back |
 //! | `clients` | requests, replies, hellos and recalls |
 
 mod agreement;
 mod clients;
+mod failover;
 mod faults;
 
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use magma_core::engine::{Action, Event, IoDone, IoJob};
 use magma_core::ids::{Epoch, SessionId, Slot, SlotSeq, VolcanoId};
 use magma_core::lava::Lava;
 use magma_core::store::{Store, View};
+use magma_core::time::Moment;
 use magma_core::wire::flare_protocol::{FromClient, Reply, Request, ToClient};
 use magma_core::wire::peer::PeerMessage;
 use rand::rngs::StdRng;
@@ -94,11 +97,24 @@ enum Due {
         reply: Box<Reply>,
         payload: Bytes,
     },
+    /// To a client, unless another alarm was set since.
     SendAgain(usize, u64),
     Wake(usize, u64),
     Fault,
     Connect(Dialled),
     Restart(VolcanoId),
+    Beat(VolcanoId, u64),
+    Heard {
+        from: (VolcanoId, u64),
+        sent: u64,
+    },
+    Leased {
+        to: (VolcanoId, u64),
+        epoch: Epoch,
+        until: u64,
+    },
+    Watch,
+    GoOn(VolcanoId, u64),
     Join,
 }
 
@@ -169,6 +185,7 @@ impl World {
     pub fn run(&mut self) -> Result<(), String> {
         self.start_clients()?;
         self.at(1 + self.plan.seed % 200, Due::Join);
+        self.at(0, Due::Watch);
         if self.faults {
             self.at(200, Due::Fault);
         }
@@ -325,9 +342,9 @@ impl World {
                 reply,
                 payload,
             } => self.reply(from, client, slot, seq, *reply, payload),
-            Due::SendAgain(client, waits) => {
-                if self.clients[client].waits == waits {
-                    self.clients[client].lava = self.agreement.lava().clone();
+            Due::SendAgain(client, alarm) => {
+                if self.clients[client].alarm == alarm {
+                    self.clients[client].learn(self.agreement.lava());
                     self.send_request(client);
                 }
                 Ok(())
@@ -344,6 +361,29 @@ impl World {
                 Ok(())
             }
             Due::Restart(id) => self.start(id),
+            Due::Beat(id, life) => {
+                self.beat(id, life);
+                Ok(())
+            }
+            Due::Heard { from, sent } => {
+                self.heard(from, sent);
+                Ok(())
+            }
+            Due::Leased { to, epoch, until } => {
+                if self.life(to.0) == to.1 {
+                    let until = Moment(until);
+                    self.post(to.0, Event::VolcanoLease { epoch, until });
+                }
+                Ok(())
+            }
+            Due::Watch => {
+                self.watch();
+                Ok(())
+            }
+            Due::GoOn(id, life) => {
+                self.go_on(id, life);
+                Ok(())
+            }
             Due::Join => self.join(),
         }
     }
@@ -359,7 +399,7 @@ impl World {
             return;
         };
         volcano.inbox.push(event);
-        if !volcano.scheduled {
+        if !volcano.scheduled && !volcano.stopped {
             volcano.scheduled = true;
             let life = volcano.life;
             let delay = self.rng.random_range(0..2);
@@ -372,6 +412,9 @@ impl World {
             return Ok(());
         };
         volcano.scheduled = false;
+        if volcano.stopped {
+            return Ok(());
+        }
         let actions = volcano.handle(self.time)?;
         for action in actions {
             self.act(id, action)?;
@@ -522,7 +565,7 @@ impl World {
     fn is_quiet(&self) -> bool {
         let lava = self.agreement.lava();
         let whole = lava.slices.iter().all(|slice| {
-            let wanted = lava.wanted_copies(slice.owner);
+            let wanted = lava.wanted_copies(slice);
             wanted
                 .iter()
                 .all(|v| slice.copy_on(*v).is_some_and(|copy| copy.in_sync))
@@ -531,8 +574,12 @@ impl World {
             .volcanos
             .iter()
             .all(|v| lava.owned_by(v.id).next().is_some());
+        let home = lava.slices.iter().all(|slice| slice.owner == slice.home);
+        let alive = lava.volcanos.iter().all(|volcano| !volcano.down);
         whole
             && settled
+            && home
+            && alive
             && self.volcanos.values().all(|volcano| {
                 volcano.engine().is_some_and(|engine| {
                     let statistics = engine.statistics();

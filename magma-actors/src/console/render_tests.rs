@@ -16,6 +16,7 @@ fn member(id: u64, nick: &str, last: u8) -> Volcano {
             bandwidth_kbit: 1024,
             storage_bytes: 0,
         },
+        down: false,
     }
 }
 
@@ -25,6 +26,9 @@ fn slice(id: u64, start: Key, end: Key, owner: u64, copy: u64, in_sync: bool) ->
         start,
         end,
         owner: VolcanoId(owner),
+        home: VolcanoId(owner),
+        since: Epoch(1),
+        seized: false,
         copies: vec![CopyState {
             volcano: VolcanoId(copy),
             in_sync,

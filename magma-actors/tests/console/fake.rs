@@ -56,6 +56,7 @@ fn volcano(id: u64, nick: &str) -> Volcano {
             bandwidth_kbit: 1024,
             storage_bytes: 0,
         },
+        down: false,
     }
 }
 
@@ -66,6 +67,9 @@ fn lava() -> Lava {
         start,
         end,
         owner: VolcanoId(owner),
+        home: VolcanoId(owner),
+        since: Epoch(1),
+        seized: false,
         copies: vec![CopyState {
             volcano: VolcanoId(copy),
             in_sync,

@@ -6,7 +6,7 @@
 //! stops with the entry that says so, and the new one begins when it has learned that entry.
 
 use crate::ids::{Epoch, VolcanoId};
-use crate::lava::{Lava, Volcano};
+use crate::lava::{Lava, VolcanoInfo};
 use crate::store::StoreError;
 use crate::store::agreement_log::{AgreementLog, LogError};
 
@@ -22,14 +22,14 @@ pub struct CoordinatorLog {
     me: Option<VolcanoId>,
     lava: Lava,
     /// This volcano as the log remembers it.
-    saved: Option<Volcano>,
+    saved: Option<(VolcanoId, VolcanoInfo)>,
 }
 
 impl CoordinatorLog {
     /// Takes over a log with the lava in it; `me` is not known before this volcano has joined.
     pub fn new(log: AgreementLog, me: Option<VolcanoId>) -> Result<CoordinatorLog, StoreError> {
         let lava = log.load()?.unwrap_or_default();
-        let saved = log.load_self()?.map(|(id, info)| Volcano { id, info });
+        let saved = log.load_self()?;
         Ok(CoordinatorLog {
             log,
             me,
@@ -124,7 +124,7 @@ impl CoordinatorLog {
     fn save_self(&mut self) -> Result<(), ProposeError> {
         if let Some(itself) = self.unsaved_self(&self.lava) {
             self.log
-                .save_self(&itself.id, &itself.info)
+                .save_self(&itself.0, &itself.1)
                 .map_err(propose_error)?;
             self.saved = Some(itself);
         }
@@ -133,9 +133,10 @@ impl CoordinatorLog {
 
     /// This volcano as a lava describes it, if that is not what a restart would find: an address
     /// given at this start is the one of the next start without flags.
-    fn unsaved_self(&self, lava: &Lava) -> Option<Volcano> {
+    fn unsaved_self(&self, lava: &Lava) -> Option<(VolcanoId, VolcanoInfo)> {
         let itself = lava.volcano(self.me?)?;
-        (self.saved.as_ref() != Some(itself)).then(|| itself.clone())
+        let itself = (itself.id, itself.info.clone());
+        (self.saved.as_ref() != Some(&itself)).then_some(itself)
     }
 }
 

@@ -80,7 +80,7 @@ impl<S: Store> Engine<S> {
         }
         self.statistics.committed += 1;
         if let Some(owned) = self.owned.get_mut(&slice) {
-            owned.decided(seq, keys, bytes);
+            owned.decided((epoch, seq), keys, bytes);
             if !owned.copies.is_empty() {
                 owned.outgoing.push(record);
             }

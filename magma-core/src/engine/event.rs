@@ -4,9 +4,10 @@ use bytes::Bytes;
 
 use crate::agreement::Change;
 use crate::flare::{FlareRow, LinkRow};
-use crate::ids::{FlareRef, SessionId, SliceId, VolcanoId};
+use crate::ids::{Epoch, FlareRef, SessionId, SliceId, VolcanoId};
 use crate::lava::Lava;
 use crate::op::Answer;
+use crate::time::Moment;
 use crate::wire::flare_protocol::{FromClient, Reply, Request, ToClient};
 use crate::wire::peer::{PeerMessage, Step, StepDone};
 
@@ -64,6 +65,14 @@ pub enum Event {
     PeerDown(VolcanoId),
     /// The lava has a new epoch.
     Lava(Box<Lava>),
+    /// Nobody takes our slices over before `until`, as who knows the lava of `epoch` says: until
+    /// then we are their owner for sure.
+    VolcanoLease {
+        /// What must be known of the lava for that.
+        epoch: Epoch,
+        /// By the clock of [`crate::time::Now`].
+        until: Moment,
+    },
     /// The network is whole: clients are served from now on.
     Serve,
     /// A job of [`Action::Io`] has ended.

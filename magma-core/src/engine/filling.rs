@@ -61,7 +61,8 @@ impl<S: Store> Engine<S> {
         let Some(owned) = self.owned.get_mut(&slice) else {
             return Ok(());
         };
-        let (end, last, start) = (owned.end, owned.last, owned.start);
+        let (end, start) = (owned.end, owned.start);
+        let (last_epoch, last) = (owned.last_epoch, owned.last);
         let Some(Stream::Filling(fill)) = owned.copies.get_mut(&to).map(|copy| &mut copy.stream)
         else {
             return Ok(());
@@ -116,7 +117,7 @@ impl<S: Store> Engine<S> {
         }
         let rows = Record {
             slice,
-            epoch: self.lava.epoch,
+            epoch: last_epoch,
             seq: last,
             clock: self.clock.last(),
             effects,
@@ -177,7 +178,7 @@ impl<S: Store> Engine<S> {
         let Some(held) = self.held.get_mut(&slice) else {
             return Ok(());
         };
-        if held.owner != from || epoch < held.position.0 {
+        if held.owner != from || self.lava.is_outdated(slice, epoch) {
             return Ok(());
         }
         held.whole = false;
@@ -207,7 +208,8 @@ impl<S: Store> Engine<S> {
         let Some(held) = self.held.get_mut(&slice) else {
             return Ok(());
         };
-        if held.owner != from || held.whole || epoch < held.position.0 || fill != held.filling {
+        let outdated = self.lava.is_outdated(slice, epoch);
+        if held.owner != from || held.whole || outdated || fill != held.filling {
             return Ok(());
         }
         if rows.take_payload(&mut payload).is_err() {
@@ -269,8 +271,8 @@ impl<S: Store> Engine<S> {
                 // here on every operation waits for it: before it is proposed, so that no
                 // operation is acknowledged without it once the lava counts it.
                 copy.acked = seq;
-                copy.counts = true;
                 copy.stream = Stream::Live;
+                self.count_copy(slice, from);
                 self.propose_in_sync(slice, from);
                 Ok(())
             }
@@ -290,7 +292,7 @@ impl<S: Store> Engine<S> {
         else {
             return;
         };
-        if copy.counts && matches!(copy.stream, Stream::Live) {
+        if copy.counts && matches!(copy.stream, Stream::Live) && copy.acked >= copy.lacks {
             self.propose(Change::CopyInSync { slice, volcano });
         }
     }

@@ -41,6 +41,10 @@ impl<S: Store> Engine<S> {
             } => self.shipped(from, slice, epoch, records, payload),
             PeerMessage::ShipAck { slice, seq, .. } => self.ship_ack(from, slice, seq),
             PeerMessage::ShipFrom { slice, have } => self.ship_from(from, slice, have),
+            PeerMessage::Attach { slice } => {
+                self.attach(slice);
+                Ok(())
+            }
             PeerMessage::CopyBegin { slice, epoch, fill } => {
                 self.copy_begin(from, slice, epoch, fill)
             }
@@ -213,7 +217,7 @@ impl<S: Store> Engine<S> {
                 CopyPlan::Remove { slice, volcano } if !handing(slice) => {
                     self.propose(Change::RemoveCopy { slice, volcano });
                 }
-                CopyPlan::Fill { slice, volcano } => self.propose_in_sync(slice, volcano),
+                CopyPlan::Fill { slice, volcano } => self.pursue_copy(slice, volcano),
                 CopyPlan::Add { .. } | CopyPlan::Remove { .. } => {}
             }
         }
@@ -381,7 +385,7 @@ impl<S: Store> Engine<S> {
         let owned = self
             .owned
             .values()
-            .map(|owned| (owned.id, self.lava.epoch, owned.last));
+            .map(|owned| (owned.id, owned.last_epoch, owned.last));
         let held = self
             .held
             .iter()

@@ -24,7 +24,7 @@ use super::event::Work;
 use super::parking::Wait;
 use super::request::{INTERNAL, RequestState};
 use super::{Action, Engine};
-use crate::ids::SessionId;
+use crate::ids::{Epoch, SessionId};
 use crate::key::Key;
 use crate::limits::{LEASE_GRACE_MS, LEASE_MS, LEASES_MAX, LEASES_PER_SESSION, RECALL_AGAIN_MS};
 use crate::op::Op;
@@ -46,6 +46,8 @@ pub(super) struct Leases {
     /// Sessions that may hold leases from before this engine was built, and until when.
     strangers: BTreeSet<SessionId>,
     strangers_until: Moment,
+    /// Ranges whose owner was found dead: what it granted is out there, too.
+    inherited: Vec<Inherited>,
     /// Flares where a lease was found to have run out: whoever waits there may go on.
     freed: Vec<Key>,
 }
@@ -61,6 +63,15 @@ struct Holder {
     owes: usize,
     /// Grants up to this one have run out.
     void: u64,
+}
+
+/// Leases of a dead owner on what is ours now.
+struct Inherited {
+    range: (Key, Key),
+    /// The epoch in which it became ours: who works by that lava shows nothing of the dead one's.
+    since: Epoch,
+    sessions: BTreeSet<SessionId>,
+    until: Moment,
 }
 
 /// What a direct request did to the leases of its session.
@@ -85,6 +96,32 @@ impl Leases {
             strangers_until: now.plus_ms(LEASE_MS + LEASE_GRACE_MS),
             ..Leases::default()
         }
+    }
+
+    /// A range is ours because its owner was found dead, whose leases nobody knows.
+    pub(super) fn taken_over(
+        &mut self,
+        range: (Key, Key),
+        since: Epoch,
+        sessions: BTreeSet<SessionId>,
+        now: Moment,
+    ) {
+        let until = now.plus_ms(LEASE_MS + LEASE_GRACE_MS);
+        self.inherited.push(Inherited {
+            range,
+            since,
+            sessions,
+            until,
+        });
+    }
+
+    /// Whether anyone but this session may hold a lease that a dead owner has granted.
+    fn is_inherited(&self, key: Key, by: SessionId, now: Moment) -> bool {
+        self.inherited.iter().any(|inherited| {
+            let (start, end) = inherited.range;
+            let mut others = inherited.sessions.iter().filter(|other| **other != by);
+            start <= key && key <= end && inherited.until > now && others.next().is_some()
+        })
     }
 
     /// A direct request of a session: what it holds stays valid, unless it owes an answer.
@@ -112,6 +149,9 @@ impl Leases {
             } else if self.strangers.iter().any(|session| *session != by) {
                 return true;
             }
+        }
+        if self.is_inherited(key, by, now) {
+            return true;
         }
         let Some(holders) = self.held.get(&key) else {
             return false;
@@ -156,7 +196,9 @@ impl Leases {
             holder.is_some_and(|holder| holder.valid_until > now)
         };
         let mut others = holders.iter().filter(|(session, _)| *session != by);
-        !self.strangers.is_empty() || others.any(|(session, _)| valid(session))
+        !self.strangers.is_empty()
+            || self.is_inherited(key, by, now)
+            || others.any(|(session, _)| valid(session))
     }
 
     /// Grants leases on flares that a reply shows; none when one of them may not be had.
@@ -284,6 +326,11 @@ impl Leases {
         if !self.strangers.is_empty() && self.strangers_until > now {
             return false;
         }
+        let overlaps = |(first, last): (Key, Key)| first <= end && start <= last;
+        let mut inherited = self.inherited.iter();
+        if inherited.any(|i| overlaps(i.range) && i.until > now && !i.sessions.is_empty()) {
+            return false;
+        }
         let keys: Vec<Key> = self.held.range(start..=end).map(|(key, _)| *key).collect();
         let mut free = true;
         for key in keys {
@@ -307,6 +354,29 @@ impl<S: Store> Engine<S> {
             free = self.parking.keys_waiting_for_leases();
         }
         self.wake_leases(free);
+    }
+
+    /// A session works by a lava, and shows nothing under leases of who owned a slice before.
+    pub(super) fn lava_seen(&mut self, session: SessionId, epoch: Epoch) {
+        for inherited in &mut self.leases.inherited {
+            if inherited.since <= epoch {
+                inherited.sessions.remove(&session);
+            }
+        }
+        self.forget_inherited();
+    }
+
+    /// Ranges where no lease of a dead owner is left, and work that waited for them.
+    fn forget_inherited(&mut self) {
+        if self.leases.inherited.is_empty() {
+            return;
+        }
+        let now = self.now.moment;
+        let waits = |i: &Inherited| i.until > now && !i.sessions.is_empty();
+        self.leases.inherited.retain(waits);
+        // Whoever is the last that could hold one may go on, too.
+        let keys = self.parking.keys_waiting_for_leases();
+        self.wake_leases(keys);
     }
 
     /// A request came from the session itself. True when that keeps its leases valid.
@@ -336,6 +406,7 @@ impl<S: Store> Engine<S> {
                     .collect();
                 self.wake_leases(free);
             }
+            FromClient::LavaSeen(epoch) => self.lava_seen(session, epoch),
             FromClient::LocksHeld {
                 number,
                 locks,
@@ -360,7 +431,11 @@ impl<S: Store> Engine<S> {
         for session in ended {
             self.session_hello(*session);
             self.leases.sessions.remove(session);
+            for inherited in &mut self.leases.inherited {
+                inherited.sessions.remove(session);
+            }
         }
+        self.forget_inherited();
     }
 
     /// Leases that have run out hold nobody up, and recalls without answer are told again.
@@ -371,6 +446,7 @@ impl<S: Store> Engine<S> {
             let keys = self.parking.keys_waiting_for_leases();
             self.wake_leases(keys);
         }
+        self.forget_inherited();
         let mut free = self.leases.sweep(now);
         let due: Vec<(Key, Vec<SessionId>)> = self
             .leases

@@ -139,7 +139,7 @@ impl<S: Store> Engine<S> {
 
     /// Runs or resumes a request; called again whenever its reason to wait is gone.
     pub(super) fn run_request(&mut self, mut state: RequestState) -> StoreResult<()> {
-        if !self.serving {
+        if !self.serving || self.is_fenced() {
             self.refuse(state, OpError::TryAgain);
             return Ok(());
         }

@@ -101,8 +101,53 @@ impl<S: Store> Engine<S> {
         {
             self.catch_up(from, slice)?;
         }
+        self.count_copy(slice, from);
         self.propose_in_sync(slice, from);
         Ok(())
+    }
+
+    /// Owner: a copy that does not count yet is asked what it holds, or proposed to be in sync.
+    pub(super) fn pursue_copy(&mut self, slice: SliceId, volcano: VolcanoId) {
+        let owned = self.owned.get(&slice);
+        let stream = owned.and_then(|owned| Some(&owned.copies.get(&volcano)?.stream));
+        if matches!(stream, Some(Stream::Down)) && self.up.contains(&volcano) {
+            self.send(volcano, PeerMessage::Attach { slice });
+        }
+        self.count_copy(slice, volcano);
+        self.propose_in_sync(slice, volcano);
+    }
+
+    /// Owner: an old copy that has been sent everything, and has taken all but what is under way,
+    /// counts from here on: before it is proposed, so that no operation is acknowledged without it
+    /// once the lava counts it.
+    pub(super) fn count_copy(&mut self, slice: SliceId, volcano: VolcanoId) {
+        let Some(owned) = self.owned.get_mut(&slice) else {
+            return;
+        };
+        let last = owned.last;
+        let Some(copy) = owned.copies.get_mut(&volcano) else {
+            return;
+        };
+        let live = matches!(copy.stream, Stream::Live);
+        if live && !copy.counts && !self.lava.is_down(volcano) {
+            copy.counts = true;
+            copy.lacks = last;
+        }
+    }
+
+    /// Whether what a copy holds is the beginning of our history.
+    fn is_our_past(&self, slice: SliceId, (epoch, seq): (Epoch, Seq)) -> StoreResult<bool> {
+        let Some(owned) = self.owned.get(&slice) else {
+            return Ok(false);
+        };
+        if seq == owned.last {
+            return Ok(epoch == owned.last_epoch);
+        }
+        if seq > owned.last || seq == Seq(0) {
+            // At its birth a slice is what was cut off another, which may have had two histories.
+            return Ok(seq == Seq(0) && !self.lava.slice(slice).is_some_and(|s| s.seized));
+        }
+        Ok(self.store.journal_epoch(slice, seq)? == Some(epoch))
     }
 
     /// Owner: a copy says what it holds.
@@ -120,23 +165,36 @@ impl<S: Store> Engine<S> {
         let Some(owned) = self.owned.get_mut(&slice) else {
             return Ok(());
         };
-        let last = owned.last;
         let Some(copy) = owned.copies.get_mut(&from) else {
             return Ok(());
         };
         // One that was filled and is only proposed to be in sync goes on as one that is: were
         // it emptied now, the lava might call it in sync the next moment.
         let in_sync = in_sync.map(|in_sync| in_sync || (copy.counts && have.is_some()));
-        match (in_sync, have) {
-            (Some(true), Some((_, seq))) if seq <= last => {
-                copy.acked = seq;
-                copy.stream = Stream::CatchingUp(seq);
+        let ours = match have {
+            Some(have) if self.is_our_past(slice, have)? => Some(have.1),
+            Some(_) | None => None,
+        };
+        match (in_sync, ours) {
+            (Some(in_sync), Some(seq)) => {
+                if !in_sync {
+                    tracing::info!(target: "magma::r", %slice, %seq, volcano = %self.lava.nick(from),
+                        "a copy is back and gets what it missed");
+                }
+                if let Some(copy) = self
+                    .owned
+                    .get_mut(&slice)
+                    .and_then(|o| o.copies.get_mut(&from))
+                {
+                    copy.acked = seq;
+                    copy.stream = Stream::CatchingUp(seq);
+                }
                 self.catch_up(from, slice)
             }
-            (Some(true), have) => {
-                // It holds less than it said once, or more than we ever decided: it must be
-                // filled anew, which only a change of the lava may begin.
-                tracing::warn!(target: "magma::r", %slice, ?have, %last, volcano = %self.lava.nick(from),
+            (Some(true), None) => {
+                // It holds less than it said once, or what we never decided: it must be filled
+                // anew, which only a change of the lava may begin.
+                tracing::warn!(target: "magma::r", %slice, ?have, volcano = %self.lava.nick(from),
                     "a copy does not fit its owner's history and is filled anew");
                 self.propose(Change::RemoveCopy {
                     slice,
@@ -144,7 +202,7 @@ impl<S: Store> Engine<S> {
                 });
                 Ok(())
             }
-            (Some(false), _) => self.begin_fill(from, slice),
+            (Some(false), None) => self.begin_fill(from, slice),
             (None, _) => Ok(()),
         }
     }
@@ -168,6 +226,10 @@ impl<S: Store> Engine<S> {
         let Some(records) = self.store.journal_after(slice, sent, CATCH_UP_BATCH)? else {
             tracing::warn!(target: "magma::r", %slice, %sent, volcano = %self.lava.nick(to),
                 "the journal does not reach back far enough: the copy is filled anew");
+            let known = self.lava.slice(slice).and_then(|s| s.copy_on(to));
+            if known.is_some_and(|copy| !copy.in_sync) {
+                return self.begin_fill(to, slice);
+            }
             self.propose(Change::RemoveCopy { slice, volcano: to });
             return Ok(());
         };
@@ -218,8 +280,8 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         held.attached = true;
-        if epoch < held.position.0 {
-            tracing::warn!(target: "magma::r", %slice, %epoch, known = %held.position.0, from = %self.lava.nick(from),
+        if self.lava.is_outdated(slice, epoch) {
+            tracing::warn!(target: "magma::r", %slice, %epoch, from = %self.lava.nick(from),
                 "operations of an older epoch are refused");
             return Ok(());
         }
@@ -229,7 +291,9 @@ impl<S: Store> Engine<S> {
                 return Ok(());
             }
             self.clock.receive(record.clock, self.now.wall_nanos);
-            self.apply_shipped(from, slice, record)?;
+            if !self.apply_shipped(from, slice, record)? {
+                return Ok(());
+            }
         }
         let Some(held) = self.held.get(&slice) else {
             return Ok(());
@@ -241,23 +305,27 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
+    /// False when it does not follow what we have: then the owner is told where we are.
     fn apply_shipped(
         &mut self,
         from: VolcanoId,
         slice: SliceId,
         record: Record,
-    ) -> StoreResult<()> {
+    ) -> StoreResult<bool> {
         let Some(held) = self.held.get_mut(&slice) else {
-            return Ok(());
+            return Ok(false);
         };
         if held.whole {
-            if record.seq <= held.position.1 {
-                return Ok(());
-            }
-            if record.seq != held.position.1.next() {
+            let (epoch, seq) = held.position;
+            // What we have was decided by an owner who was found dead, and not by this one.
+            let another = record.seq <= seq && record.epoch > epoch;
+            if another || record.seq > seq.next() {
                 let have = Some(held.position);
                 self.send(from, PeerMessage::ShipFrom { slice, have });
-                return Ok(());
+                return Ok(false);
+            }
+            if record.seq <= seq {
+                return Ok(true);
             }
             held.position = (record.epoch, record.seq);
             self.rows().apply(&record)?;
@@ -268,7 +336,7 @@ impl<S: Store> Engine<S> {
                     self.copy_cut(from, *to, *epoch);
                 }
             }
-            return Ok(());
+            return Ok(true);
         }
         // Being filled: only what lies at or before the cursor has come yet.
         let cursor = held.cursor;
@@ -280,7 +348,7 @@ impl<S: Store> Engine<S> {
         for effect in &effects {
             self.cache.applied(effect);
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn peer_up(&mut self, volcano: VolcanoId) -> StoreResult<()> {
@@ -311,7 +379,7 @@ impl<S: Store> Engine<S> {
             match copy.stream {
                 // Only our connection may have broken, not the one that the copy dialled: then
                 // it does not know that anything was lost, and says nothing by itself.
-                Stream::Down if !copy.counts => self.begin_fill(volcano, slice)?,
+                Stream::Down if !copy.counts => self.send(volcano, PeerMessage::Attach { slice }),
                 Stream::Down | Stream::Live | Stream::CatchingUp(_) => {
                     copy.stream = Stream::CatchingUp(copy.acked);
                     self.catch_up(volcano, slice)?;

@@ -16,6 +16,11 @@ pub(super) struct Owned {
     pub(super) end: Key,
     /// The last operation decided.
     pub(super) last: Seq,
+    /// Its epoch.
+    pub(super) last_epoch: Epoch,
+    /// The first operation of this owner, where it took over from a dead one. Until all copies
+    /// that count have it, they may lack what came before it: every answer waits for it.
+    pub(super) took_over: Seq,
     /// The last operation that has left our memory.
     pub(super) committed: Seq,
     /// The last operation that every copy that counts has acknowledged, and we committed.
@@ -44,6 +49,9 @@ pub(super) struct Copy {
     pub(super) acked: Seq,
     /// Every operation waits for it: it is in sync, or proposed to be.
     pub(super) counts: bool,
+    /// The last operation that may have been acknowledged without it: what it must have before it
+    /// is proposed to be in sync.
+    pub(super) lacks: Seq,
     pub(super) stream: Stream,
 }
 
@@ -77,7 +85,7 @@ pub(super) struct Fill {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) owner: VolcanoId,
-    /// The last operation applied.
+    /// The last operation applied, with the epoch in which it was decided.
     pub(super) position: (Epoch, Seq),
     /// It holds everything. Otherwise live operations count only up to the cursor.
     pub(super) whole: bool,
@@ -89,12 +97,15 @@ pub(super) struct Held {
 }
 
 impl Owned {
-    pub(super) fn new(id: SliceId, start: Key, end: Key, last: Seq) -> Owned {
+    pub(super) fn new(id: SliceId, start: Key, end: Key, at: (Epoch, Seq)) -> Owned {
+        let (last_epoch, last) = at;
         Owned {
             id,
             start,
             end,
             last,
+            last_epoch,
+            took_over: Seq(0),
             committed: last,
             acked: last,
             copies: BTreeMap::new(),
@@ -111,17 +122,18 @@ impl Owned {
     /// The operation that an answer about this key must wait for: nobody may see what a
     /// failover could take back.
     pub(super) fn gate(&self, key: Key) -> Option<Seq> {
-        self.dirty.get(&key).copied()
+        let took_over = Some(self.took_over).filter(|seq| *seq > self.acked);
+        self.dirty.get(&key).copied().max(took_over)
     }
 
     /// Takes note of an operation that was decided.
-    pub(super) fn decided(&mut self, seq: Seq, keys: Vec<Key>, bytes: usize) {
+    pub(super) fn decided(&mut self, (epoch, seq): (Epoch, Seq), keys: Vec<Key>, bytes: usize) {
         for key in &keys {
             self.dirty.insert(*key, seq);
         }
         self.in_flight += bytes;
         self.unacked.push_back((seq, keys, bytes));
-        self.last = seq;
+        (self.last_epoch, self.last) = (epoch, seq);
     }
 
     /// Lets something wait until an operation is acknowledged.
@@ -172,12 +184,6 @@ impl Owned {
         self.copies.get(&volcano).is_some_and(|copy| {
             copy.counts && matches!(copy.stream, Stream::Live) && copy.acked == self.last
         })
-    }
-
-    /// Whether the slice was handed over to this volcano in order: it holds everything that
-    /// was ever decided here.
-    pub(super) fn was_handed_to(&self, volcano: VolcanoId) -> bool {
-        self.drained && self.handing == Some(volcano)
     }
 
     /// The keys of a range with a change that is not acknowledged.

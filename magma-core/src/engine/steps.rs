@@ -50,7 +50,8 @@ impl<S: Store> Engine<S> {
                 return Ok(());
             }
         };
-        if !self.serving || self.owned.get(&slice).is_none_or(|owned| owned.drained) {
+        let may = self.serving && !self.is_fenced();
+        if !may || self.owned.get(&slice).is_none_or(|owned| owned.drained) {
             self.step_failed(from, &step, OpError::TryAgain);
             return Ok(());
         }

@@ -1,6 +1,7 @@
 //! One engine alone, asked what no client with fresh knowledge would ask. What takes several
 //! volcanos is the simulation's.
 
+mod failover;
 mod late;
 mod locks;
 mod opens;
@@ -432,9 +433,10 @@ fn a_copy_is_whole_by_its_last_filling_only() {
     assert_eq!(answer(second), [Change::CopyInSync { slice, volcano }]);
 }
 
-/// Its own history may hold operations that the new owner never had.
+/// Its own history may hold operations that the new owner never had: it says how far that goes, by
+/// the epoch in which its last operation was decided.
 #[test]
-fn a_slice_that_left_without_being_handed_over_is_filled_anew() {
+fn a_slice_that_left_says_what_its_last_operation_was() {
     let mut alone = Alone::new();
     alone.lose_upper_half();
     let actions = alone.handle(Event::PeerUp(VolcanoId(2)));
@@ -448,7 +450,7 @@ fn a_slice_that_left_without_being_handed_over_is_filled_anew() {
             _ => None,
         })
         .collect();
-    assert_eq!(said, [(SliceId(2), None)]);
+    assert_eq!(said, [(SliceId(2), Some((Epoch(4), Seq(1))))]);
 }
 
 /// Whoever looks at the source directory after a rename has returned must not see its old

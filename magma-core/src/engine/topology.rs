@@ -27,13 +27,14 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         let first = self.lava.epoch.0 == 0;
+        self.fence.learn(lava.epoch);
         let before = std::mem::replace(&mut self.lava, lava);
         // In the order in which they were cut, so that each finds the one that it was cut off.
         let mut slices = self.lava.slices.clone();
         slices.sort_by_key(|slice| slice.id);
         for slice in &slices {
             if slice.owner == self.me {
-                self.own_slice(slice)?;
+                self.own_slice(slice, &before)?;
             } else if slice.copy_on(self.me).is_some() {
                 self.copy_slice(slice, &before)?;
             }
@@ -70,10 +71,10 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    fn own_slice(&mut self, slice: &Slice) -> StoreResult<()> {
+    fn own_slice(&mut self, slice: &Slice, before: &Lava) -> StoreResult<()> {
         if !self.owned.contains_key(&slice.id) {
-            let promoted = self.held.remove(&slice.id).map(|held| held.position.1);
-            let stored = self.store.position(slice.id)?.map(|(_, seq)| seq);
+            let promoted = self.held.remove(&slice.id).map(|held| held.position);
+            let stored = self.store.position(slice.id)?;
             // A slice of ours that has no history was cut off one of ours, and lies above it:
             // just now, or while this volcano was down.
             let cut_from = self
@@ -88,14 +89,17 @@ impl<S: Store> Engine<S> {
             if let Some(from) = cut_from {
                 self.cut_owned(from, slice)?;
             } else {
-                let last = promoted.or(stored).unwrap_or_default();
-                let owned = Owned::new(slice.id, slice.start, slice.end, last);
+                let at = promoted.or(stored).unwrap_or_default();
+                let owned = Owned::new(slice.id, slice.start, slice.end, at);
                 self.owned.insert(slice.id, owned);
                 // What an earlier owner, or life, has left unfinished.
                 let unsettled = self.store.unsettled(slice.start, slice.end, usize::MAX)?;
                 self.maybe_unsettled.extend(unsettled);
                 if promoted.is_some() {
-                    tracing::info!(target: "magma::r", slice = %slice.id, "this volcano is the owner now");
+                    tracing::info!(target: "magma::r", slice = %slice.id, home = %self.lava.nick(slice.home), "this volcano is the owner now");
+                }
+                if slice.seized {
+                    self.take_over(slice, promoted.is_some())?;
                 }
             }
         }
@@ -103,17 +107,30 @@ impl<S: Store> Engine<S> {
             return Ok(());
         };
         (owned.start, owned.end) = (slice.start, slice.end);
+        // What a copy has is not known before it says so; one that counted is said to have what
+        // was acknowledged.
         let acked = owned.acked;
         owned
             .copies
             .retain(|volcano, _| slice.copy_on(*volcano).is_some());
+        let counted = |volcano: VolcanoId| {
+            let copy = before.slice(slice.id).and_then(|s| s.copy_on(volcano));
+            copy.is_some_and(|copy| copy.in_sync)
+        };
         for copy in &slice.copies {
             let known = owned.copies.entry(copy.volcano).or_insert(Copy {
                 acked,
                 counts: copy.in_sync,
+                lacks: Seq(0),
                 stream: Stream::Down,
             });
             known.counts |= copy.in_sync;
+            let dead = self.lava.is_down(copy.volcano);
+            if !copy.in_sync && (dead || counted(copy.volcano)) {
+                // It was found dead: nothing waits for it, and what it has is to be heard anew.
+                known.counts = false;
+                known.stream = Stream::Down;
+            }
         }
         if slice.contains(ROOT)
             && owned.last == Seq(0)
@@ -121,6 +138,27 @@ impl<S: Store> Engine<S> {
         {
             self.create_root(slice.id)?;
         }
+        Ok(())
+    }
+
+    /// The owner was found dead, and we go on from what we have, which is all that it ever
+    /// acknowledged. An operation that changes nothing comes first: it tells our history from the
+    /// dead one's, and what is answered waits until every copy that counts has it, and so all
+    /// that we may show. After a start of ours only the dead one's leases are to be thought of.
+    fn take_over(&mut self, slice: &Slice, just_now: bool) -> StoreResult<()> {
+        if just_now {
+            let first = self.commit(slice.id, Vec::new())?;
+            if let Some(owned) = self.owned.get_mut(&slice.id) {
+                owned.took_over = first;
+            }
+        }
+        let sessions = self.lava.sessions.iter().map(|session| session.id);
+        self.leases.taken_over(
+            (slice.start, slice.end),
+            slice.since,
+            sessions.collect(),
+            self.now.moment,
+        );
         Ok(())
     }
 
@@ -145,6 +183,7 @@ impl<S: Store> Engine<S> {
                     Copy {
                         acked: Seq(0),
                         counts: copy.counts,
+                        lacks: copy.lacks.min(Seq(1)),
                         stream,
                     },
                 );
@@ -154,7 +193,8 @@ impl<S: Store> Engine<S> {
             .owned
             .get(&from)
             .map(|old| old.dirty_in(slice.start, slice.end));
-        let mut owned = Owned::new(slice.id, slice.start, slice.end, Seq(0));
+        let at = (epoch, Seq(0));
+        let mut owned = Owned::new(slice.id, slice.start, slice.end, at);
         owned.copies = copies;
         self.owned.insert(slice.id, owned);
         // Its history begins with an operation that changes nothing. A copy that has it has
@@ -178,18 +218,10 @@ impl<S: Store> Engine<S> {
     fn copy_slice(&mut self, slice: &Slice, before: &Lava) -> StoreResult<()> {
         let whole_in_lava = slice.copy_on(self.me).is_some_and(|copy| copy.in_sync);
         if let Some(mut owned) = self.owned.remove(&slice.id) {
-            // It was ours and has moved. Where that was decided before a crash of this volcano
-            // and came about after it, we may hold operations that the new owner never had:
-            // then our history is not the slice's, and we are a copy that must be filled.
-            let whole = owned.was_handed_to(slice.owner);
-            let position = match whole {
-                true => (self.lava.epoch, owned.last),
-                false => Default::default(),
-            };
-            match whole {
-                true => self.rows().set_position(slice.id, position)?,
-                false => self.rows().forget_slice(slice.id)?,
-            }
+            // It was ours and has moved. Unless it was handed over we may hold operations that the
+            // new owner never had: it finds out when we say how far our history goes.
+            let (position, whole) = ((owned.last_epoch, owned.last), true);
+            self.firm = true;
             self.abandon(&mut owned);
             let held = Held {
                 owner: slice.owner,

@@ -27,6 +27,8 @@ impl Change {
             Change::Bootstrap { .. }
             | Change::Join { .. }
             | Change::Update(..)
+            | Change::Down(_)
+            | Change::Up(_)
             | Change::OpenSession { .. }
             | Change::EndSession(_) => false,
         }
@@ -57,6 +59,8 @@ impl Lava {
             } => next.bootstrap(*network, volcano, *redundancy)?,
             Change::Join { volcano, after } => next.join(volcano, *after)?,
             Change::Update(id, info) => next.update(*id, info)?,
+            Change::Down(id) => next.down(*id)?,
+            Change::Up(id) => next.up(*id)?,
             Change::Cut { slice, at } => next.cut(*slice, *at)?,
             Change::AddCopy { slice, volcano } => next.add_copy(*slice, *volcano)?,
             Change::CopyInSync { slice, volcano } => next.copy_in_sync(*slice, *volcano)?,
@@ -99,12 +103,16 @@ impl Lava {
         self.volcanos = vec![Volcano {
             id: VolcanoId(first),
             info: info.clone(),
+            down: false,
         }];
         self.slices = vec![Slice {
             id: SliceId(first),
             start: Key::MIN,
             end: Key::MAX,
             owner: VolcanoId(first),
+            home: VolcanoId(first),
+            since: self.epoch,
+            seized: false,
             copies: Vec::new(),
         }];
         self.sessions = Vec::new();
@@ -125,6 +133,7 @@ impl Lava {
             Volcano {
                 id: VolcanoId(id),
                 info: info.clone(),
+                down: false,
             },
         );
         Ok(())
@@ -136,6 +145,57 @@ impl Lava {
         let at = self.position_of(id)?;
         self.volcanos[at].info = info.clone();
         Ok(())
+    }
+
+    /// A volcano is dead. Whatever it owned goes to the next volcano of the ring that holds all
+    /// of it; where none does, it stays, and waits for it. What it has becomes an old copy.
+    fn down(&mut self, id: VolcanoId) -> Result<(), ChangeRefused> {
+        let place = self.position_of(id)?;
+        if self.volcanos[place].down {
+            return Err(ChangeRefused::Impossible(format!(
+                "volcano {id} is known to be down already"
+            )));
+        }
+        self.volcanos[place].down = true;
+        let epoch = self.epoch;
+        let heirs: Vec<VolcanoId> = self.followers(id).collect();
+        for slice in &mut self.slices {
+            if slice.owner == id {
+                let holds = |heir: &&VolcanoId| slice.in_sync().any(|copy| copy == **heir);
+                let Some(&heir) = heirs.iter().find(holds) else {
+                    continue;
+                };
+                (slice.owner, slice.since, slice.seized) = (heir, epoch, true);
+                slice.copies.retain(|copy| copy.volcano != heir);
+                slice.copies.push(CopyState {
+                    volcano: id,
+                    in_sync: false,
+                });
+            }
+            for copy in &mut slice.copies {
+                copy.in_sync &= copy.volcano != id;
+            }
+        }
+        Ok(())
+    }
+
+    /// A volcano that was dead is back. It gets what it missed, and then what it owned.
+    fn up(&mut self, id: VolcanoId) -> Result<(), ChangeRefused> {
+        let place = self.position_of(id)?;
+        if !self.volcanos[place].down {
+            return Err(ChangeRefused::Impossible(format!(
+                "volcano {id} is not known to be down"
+            )));
+        }
+        self.volcanos[place].down = false;
+        Ok(())
+    }
+
+    fn refuse_down(&self, id: VolcanoId) -> Result<(), ChangeRefused> {
+        match self.is_down(id) {
+            true => Err(ChangeRefused::Impossible(format!("volcano {id} is down"))),
+            false => Ok(()),
+        }
     }
 
     fn cut(&mut self, id: SliceId, at: Key) -> Result<(), ChangeRefused> {
@@ -165,6 +225,7 @@ impl Lava {
 
     fn add_copy(&mut self, id: SliceId, volcano: VolcanoId) -> Result<(), ChangeRefused> {
         self.position_of(volcano)?;
+        self.refuse_down(volcano)?;
         let slice = self.slice_mut(id)?;
         if slice.owner == volcano {
             return Err(ChangeRefused::Impossible(format!(
@@ -187,6 +248,7 @@ impl Lava {
     }
 
     fn copy_in_sync(&mut self, id: SliceId, volcano: VolcanoId) -> Result<(), ChangeRefused> {
+        self.refuse_down(volcano)?;
         let copy = self.copy_mut(id, volcano)?;
         if copy.in_sync {
             return Err(ChangeRefused::Impossible(format!(
@@ -221,7 +283,10 @@ impl Lava {
         }
         // The old owner holds everything that was ever acknowledged, so it is in sync.
         copy.volcano = owner;
-        self.slice_mut(id)?.owner = to;
+        let epoch = self.epoch;
+        let slice = self.slice_mut(id)?;
+        (slice.owner, slice.home) = (to, to);
+        (slice.since, slice.seized) = (epoch, false);
         Ok(())
     }
 

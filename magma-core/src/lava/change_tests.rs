@@ -80,8 +80,16 @@ fn join_sits_right_after() {
     let lava = apply(&lava, &[after(&lava, "penguin", 1)]);
     let ring: Vec<_> = lava.volcanos.iter().map(|v| v.id.0).collect();
     assert_eq!(ring, [1, 3, 2]);
-    assert_eq!(lava.wanted_copies(W), [VolcanoId(3)]);
-    assert_eq!(lava.wanted_copies(G), [W]);
+    let of = |home| {
+        let slice = Slice {
+            owner: home,
+            home,
+            ..lava.slices[0].clone()
+        };
+        lava.wanted_copies(&slice)
+    };
+    assert_eq!(of(W), [VolcanoId(3)]);
+    assert_eq!(of(G), [W]);
     assert!(is_unknown(&lava, join(info("shaun", 9), VolcanoId(9))));
 }
 

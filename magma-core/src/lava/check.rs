@@ -138,6 +138,18 @@ impl Lava {
             // also among the copies.
             let mut holders = BTreeSet::new();
             let copies = slice.copies.iter().map(|copy| copy.volcano);
+            if slice.since > self.epoch {
+                return Err(impossible(format!(
+                    "slice {} has its owner since epoch {}, which is yet to come",
+                    slice.id, slice.since
+                )));
+            }
+            if !members.contains(&slice.home) {
+                return Err(impossible(format!(
+                    "slice {} belongs to volcano {}, which is not a member",
+                    slice.id, slice.home
+                )));
+            }
             for holder in std::iter::once(slice.owner).chain(copies) {
                 if !members.contains(&holder) {
                     return Err(impossible(format!(

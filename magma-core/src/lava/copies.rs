@@ -38,16 +38,32 @@ pub enum CopyPlan {
 /// as many in-sync copies as the slice should have are left without it. One that was never
 /// filled protects nothing and goes at once.
 pub fn copy_plan(lava: &Lava, owner: VolcanoId) -> Vec<CopyPlan> {
-    let wanted = lava.wanted_copies(owner);
     lava.owned_by(owner)
-        .flat_map(|slice| plan_slice(slice, &wanted))
+        .flat_map(|slice| plan_slice(lava, slice, &lava.wanted_copies(slice)))
         .collect()
 }
 
-fn plan_slice(slice: &Slice, wanted: &[VolcanoId]) -> Vec<CopyPlan> {
+/// A slice that its owner holds for another, who is back and has all of it: it is to be handed over.
+pub fn home_coming(lava: &Lava, owner: VolcanoId) -> Option<(SliceId, VolcanoId)> {
+    let mut owned = lava.owned_by(owner);
+    let slice = owned.find(|slice| {
+        slice.home != owner && slice.in_sync().any(|volcano| volcano == slice.home)
+    })?;
+    Some((slice.id, slice.home))
+}
+
+/// Whether a slice that is being handed over can still go there.
+pub fn may_follow(lava: &Lava, owner: VolcanoId, slice: SliceId, to: VolcanoId) -> bool {
+    let ours = lava.slice(slice).filter(|slice| slice.owner == owner);
+    ours.is_some_and(|slice| slice.in_sync().any(|volcano| volcano == to))
+}
+
+fn plan_slice(lava: &Lava, slice: &Slice, wanted: &[VolcanoId]) -> Vec<CopyPlan> {
     let mut plan = Vec::new();
     for &volcano in wanted {
         match slice.copy_on(volcano) {
+            // It gets what it needs when it is back.
+            _ if lava.is_down(volcano) => {}
             None => plan.push(CopyPlan::Add {
                 slice: slice.id,
                 volcano,

@@ -6,10 +6,29 @@
 //! the middle of its range instead, and the keys above move. Keys are SHA-1 sums, so half of
 //! the range is half of the keys up to chance.
 
-use crate::ids::SliceId;
+use crate::ids::{SliceId, VolcanoId};
 use crate::key::{self, Key};
 
-use super::Slice;
+use super::{Lava, Slice};
+
+/// The next volcano of the ring, if no slice is its own while we own one: it gets a part of ours. One
+/// that was dead gets back what it had.
+pub fn newcomer_after(lava: &Lava, me: VolcanoId) -> Option<VolcanoId> {
+    lava.owned_by(me).next()?;
+    let next = lava.followers(me).next()?;
+    let has_one = lava
+        .slices
+        .iter()
+        .any(|slice| slice.owner == next || slice.home == next);
+    (!has_one && !lava.is_down(next)).then_some(next)
+}
+
+/// A slice that was cut off for a newcomer, as long as it is ours to give and the newcomer is there.
+pub fn cut_off(lava: &Lava, me: VolcanoId, slice: SliceId, newcomer: VolcanoId) -> Option<&Slice> {
+    let slice = lava.slice(slice)?;
+    let ours = slice.owner == me && slice.home == me;
+    (ours && lava.volcano(newcomer).is_some() && !lava.is_down(newcomer)).then_some(slice)
+}
 
 /// The unused tail is given away only if it is at least this part of the slice.
 pub const TAIL_PART: u64 = 16;

@@ -18,6 +18,9 @@ fn slice(start: Key, end: Key) -> Slice {
         start,
         end,
         owner: VolcanoId(1),
+        home: VolcanoId(1),
+        since: crate::ids::Epoch(1),
+        seized: false,
         copies: Vec::new(),
     }
 }

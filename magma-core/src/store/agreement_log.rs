@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agreement::{Change, ChangeRefused, Term};
 use crate::ids::{Epoch, NetworkId, VolcanoId};
-use crate::lava::{Lava, Volcano, VolcanoInfo};
+use crate::lava::{Lava, VolcanoInfo};
 use crate::limits::{AGREEMENT_ENTRIES, AGREEMENT_LAVAS};
 use crate::wire::codec::{self, CodecError};
 
@@ -149,7 +149,8 @@ impl AgreementLog {
             redundancy,
         };
         let lava = self.load()?.unwrap_or_default().apply(&change)?;
-        self.append(Term(1), Some(&change), &lava, lava.volcanos.first())?;
+        let itself = lava.volcanos.first().map(|v| (v.id, v.info.clone()));
+        self.append(Term(1), Some(&change), &lava, itself.as_ref())?;
         Ok(lava)
     }
 
@@ -185,12 +186,12 @@ impl AgreementLog {
         term: Term,
         change: Option<&Change>,
         lava: &Lava,
-        itself: Option<&Volcano>,
+        itself: Option<&(VolcanoId, VolcanoInfo)>,
     ) -> Result<(), LogError> {
         let change = change.map(encode).transpose()?;
         let lava_bytes = encode(lava)?;
         let itself = itself
-            .map(|volcano| encode_self(volcano.id, &volcano.info))
+            .map(|(id, info)| encode_self(*id, info))
             .transpose()?;
         let epoch = signed(lava.epoch.0)?;
         let term = signed(term.0)?;

@@ -37,6 +37,8 @@ pub struct MemoryStore {
     inline: Table<Key, Vec<u8>>,
     journal: Table<(SliceId, Seq), Record>,
     positions: Table<SliceId, (Epoch, Seq)>,
+    /// The operations up to which copies were filled: not in the journal, but known.
+    bases: Table<SliceId, (Epoch, Seq)>,
     replies: Table<(SliceId, SessionId, Slot), ReplyRow>,
     outbox: Table<(Key, TxId, Key), OutboxRow>,
     decisions: Table<(Key, TxId), Decision>,
@@ -60,6 +62,7 @@ macro_rules! each_row_table {
         $store.inline.$call();
         $store.journal.$call();
         $store.positions.$call();
+        $store.bases.$call();
         $store.replies.$call();
         $store.outbox.$call();
         $store.decisions.$call();

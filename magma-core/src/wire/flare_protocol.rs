@@ -170,6 +170,9 @@ pub enum FromClient {
         /// These were the last.
         done: bool,
     },
+    /// The session works by this lava, or a newer one: nothing is shown any more under a lease of
+    /// whoever owned a slice before it. Said of each lava in which slices have other owners.
+    LavaSeen(Epoch),
     /// A search goes on: the lock owner that was asked about waits here.
     LockProbe {
         /// The search.

@@ -122,6 +122,15 @@ pub enum NodeAnswer {
 pub enum NodePush {
     /// Sent to every other volcano every heartbeat.
     Heartbeat(Box<VolcanoStatus>),
+    /// The answer of who leads the agreement: nobody takes over what you own for a while.
+    VolcanoLease {
+        /// The lava that this is said of: it counts when that, or a newer one, is known.
+        epoch: Epoch,
+        /// [`VolcanoStatus::sent_ms`] of the heartbeat.
+        sent_ms: u64,
+        /// For how long from then on, in milliseconds.
+        valid_ms: u64,
+    },
     /// The lava has changed; sent by the coordinator.
     Lava(Box<Lava>),
     /// To the coordinator: a session has said that it is there.
@@ -140,6 +149,8 @@ pub struct VolcanoStatus {
     pub start_number: u64,
     /// The lava epoch that it knows.
     pub epoch: Epoch,
+    /// When this was sent, in milliseconds of the sender's [`Moment`](crate::time::Moment).
+    pub sent_ms: u64,
     /// It serves.
     pub ready: bool,
     /// Its clock.

@@ -39,6 +39,11 @@ pub enum PeerMessage {
         /// The last operation applied; none when nothing is held.
         have: Option<(Epoch, Seq)>,
     },
+    /// Owner to copy: say what you hold ([`PeerMessage::ShipFrom`]).
+    Attach {
+        /// The slice.
+        slice: SliceId,
+    },
     /// Owner to copy that is being filled: throw away what you hold, rows follow.
     CopyBegin {
         /// The slice.
@@ -112,6 +117,7 @@ impl PeerMessage {
             | PeerMessage::SyncTo { .. } => true,
             PeerMessage::ShipAck { .. }
             | PeerMessage::ShipFrom { .. }
+            | PeerMessage::Attach { .. }
             | PeerMessage::CopyAck { .. }
             | PeerMessage::Synced { .. }
             | PeerMessage::Step(_)

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use magma_core::flare::{Attr, Kind, Name};
 use magma_core::ids::{FlareRef, Stamp, VolcanoId};
 use magma_core::key::Key;
+use magma_core::lava::Lava;
 use magma_core::limits::{ATTR_BATCH_MAX, CLIENT_CACHE_FLARES, CLIENT_CACHE_NAMES};
 use magma_core::time::Timestamp;
 use magma_core::wire::flare_protocol::Grant;
@@ -57,6 +58,8 @@ pub(crate) struct Cache {
 #[derive(Debug, Default)]
 struct Inner {
     owners: BTreeMap<VolcanoId, Owner>,
+    /// Who owns what: nothing is remembered of anybody else. None before it has ever changed.
+    lava: Option<Arc<Lava>>,
     flares: HashMap<Key, Known>,
     /// Keys in the order in which they came, for eviction. One may be listed that is gone.
     order: VecDeque<Key>,
@@ -224,6 +227,21 @@ impl Cache {
             void: 0,
         };
         inner.owners.insert(source.volcano, owner);
+    }
+
+    /// Slices have other owners: what the owners before have granted there is not shown any more,
+    /// and nothing that still comes from them is remembered. What the kernel must forget before the
+    /// new owners are told so.
+    pub(crate) fn follow(&self, lava: Arc<Lava>) -> Vec<Forgotten> {
+        let mut inner = locked(&self.inner);
+        let moved = |key: Key, owner: VolcanoId| lava.owner_of(key) != Some(owner);
+        let evicted = inner
+            .evicted
+            .extract_if(.., |gone| moved(gone.key, gone.owner));
+        let mut all: Vec<Forgotten> = evicted.map(|gone| gone.forgotten).collect();
+        all.extend(inner.forget_where(|known| moved(known.flare.key(), known.owner)));
+        inner.lava = Some(lava);
+        all
     }
 
     /// Everything goes: the session has ended.
@@ -464,6 +482,10 @@ impl Inner {
     fn known(&mut self, lesson: &Lesson, flare: FlareRef) -> Option<&mut Known> {
         let (source, ticket) = (lesson.source, lesson.ticket);
         let number = lesson.grant?.number;
+        let owns = |lava: &Arc<Lava>| lava.owner_of(flare.key()) == Some(source.volcano);
+        if !self.lava.as_ref().is_none_or(owns) {
+            return None;
+        }
         let owner = self.owner_mut(source)?;
         if number <= owner.void || !self.is_untouched(flare.key(), ticket) {
             return None;

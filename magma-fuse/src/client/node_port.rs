@@ -1,6 +1,8 @@
 //! The node protocol as a client speaks it: sessions and the lava.
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -23,6 +25,8 @@ const SILENCE: Duration = Duration::from_secs(6);
 const RENEW_ASKED_MAX: usize = 3;
 /// Volcanos that are asked for the lava at most, one after another.
 const LAVA_ASKED_MAX: usize = 8;
+/// The next is asked when one has not answered within this.
+const LAVA_HEDGE: Duration = Duration::from_millis(100);
 
 /// The node ports of the volcanos.
 pub(crate) struct NodePort {
@@ -221,14 +225,29 @@ impl NodePort {
         addrs.dedup();
         addrs.sort_by_key(|addr| self.peers.open(*addr).is_none());
         let limit = Duration::from_millis(CLIENT_DIAL_MS);
-        for addr in addrs.into_iter().take(LAVA_ASKED_MAX) {
+        // Whoever is asked first may be dead without anybody knowing it yet.
+        let ask = async |number: usize, addr: SocketAddr| {
+            tokio::time::sleep(LAVA_HEDGE * number as u32).await;
             match self.call(addr, &NodeCall::GetLava, limit).await {
                 Ok(NodeAnswer::Lava(lava)) => return Some(*lava),
                 Ok(answer) => tracing::debug!(%addr, ?answer, "no lava there"),
                 Err(error) => tracing::debug!(%addr, %error, "no lava there"),
             }
+            None
+        };
+        let addrs = addrs.into_iter().take(LAVA_ASKED_MAX).enumerate();
+        let mut asked: FuturesUnordered<_> = addrs.map(|(n, addr)| ask(n, addr)).collect();
+        while let Some(answer) = asked.next().await {
+            if answer.is_some() {
+                return answer;
+            }
         }
         None
+    }
+
+    /// Closes the connection to an address, if there is one.
+    pub(crate) fn hang_up_on(&self, addr: SocketAddr, reason: &str) {
+        self.peers.hang_up_on(addr, reason);
     }
 
     /// Ends a session: best effort, the network ends it by itself later.

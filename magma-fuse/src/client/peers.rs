@@ -174,6 +174,13 @@ impl Peers {
         }
     }
 
+    /// Closes the connection to an address, if there is one.
+    pub(crate) fn hang_up_on(&self, addr: SocketAddr, reason: &str) {
+        if let Some(connection) = self.open(addr) {
+            connection.close(reason);
+        }
+    }
+
     /// Closes every connection; the next use dials again.
     pub(crate) fn hang_up(&self, reason: &str) {
         for (_, peer) in std::mem::take(&mut *locked(&self.peers)) {

@@ -121,12 +121,16 @@ pub(crate) mod tests {
                 bandwidth_kbit: 0,
                 storage_bytes: 1 << 30,
             },
+            down: false,
         };
         let slice = |id: u64, start, end| Slice {
             id: SliceId(id),
             start,
             end,
             owner: VolcanoId(id),
+            home: VolcanoId(id),
+            since: Epoch(1),
+            seized: false,
             copies: Vec::new(),
         };
         Lava {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use magma_core::engine::{Event, Origin};
-use magma_core::ids::{SessionId, Slot, SlotSeq, Stamp, VolcanoId};
+use magma_core::ids::{Epoch, SessionId, Slot, SlotSeq, Stamp, VolcanoId};
 use magma_core::key::Key;
 use magma_core::wire::flare_protocol::{FromClient, Reply, Request, ToClient};
 use rand::Rng;
@@ -45,8 +45,13 @@ impl World {
             payload,
         };
         self.at(delay, due);
-        let waits = self.clients[client].waits;
-        self.at(ATTEMPT_MS, Due::SendAgain(client, waits));
+        self.send_again(client, ATTEMPT_MS);
+    }
+
+    fn send_again(&mut self, client: usize, after: u64) {
+        self.clients[client].alarm += 1;
+        let alarm = self.clients[client].alarm;
+        self.at(after, Due::SendAgain(client, alarm));
     }
 
     pub(super) fn request(
@@ -88,6 +93,8 @@ impl World {
             let session = self.clients[client].session();
             self.post(to, Event::SessionHello(session));
             self.says_what_is_open((to, life), session);
+            let epoch = self.clients[client].lava.epoch;
+            self.says_lava_seen((to, life), session, epoch);
         }
     }
 
@@ -112,6 +119,7 @@ impl World {
         let (keys, upto) = match message {
             ToClient::Recall { keys, upto } => (keys, upto),
             ToClient::Claim => return self.says_what_is_open(from, session),
+            ToClient::LavaChanged(_) => return self.client_learns(session),
             _ => return,
         };
         let client = self.clients.iter_mut().find(|c| c.session() == session);
@@ -130,6 +138,30 @@ impl World {
             };
             self.at(delay, due);
         }
+    }
+
+    /// A client takes the lava, and says so to all volcanos.
+    fn client_learns(&mut self, session: SessionId) {
+        let lava = self.agreement.lava().clone();
+        let Some(client) = self.clients.iter_mut().find(|c| c.session() == session) else {
+            return;
+        };
+        client.learn(&lava);
+        let ids: Vec<VolcanoId> = self.volcanos.keys().copied().collect();
+        for id in ids {
+            self.says_lava_seen((id, self.life(id)), session, lava.epoch);
+        }
+    }
+
+    fn says_lava_seen(&mut self, to: (VolcanoId, u64), session: SessionId, epoch: Epoch) {
+        let delay = self.delay();
+        let message = FromClient::LavaSeen(epoch);
+        let due = Due::FromClient {
+            to,
+            session,
+            message,
+        };
+        self.at(delay, due);
     }
 
     /// What clients may show under leases, with the volcano that granted it.
@@ -157,8 +189,7 @@ impl World {
             return self.poll(client);
         }
         let pause = self.rng.random_range(5..200);
-        let waits = self.clients[client].waits;
-        self.at(pause, Due::SendAgain(client, waits));
+        self.send_again(client, pause);
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! Volcanos: they join, start, crash and lose their connections.
 
 use magma_core::engine::Event;
-use magma_core::ids::VolcanoId;
+use magma_core::ids::{Epoch, VolcanoId};
+use magma_core::time::Moment;
 use rand::Rng;
 
 use super::super::handover::Stage;
@@ -29,7 +30,11 @@ impl World {
         }
         volcano.start(self.time)?;
         let life = volcano.life;
+        // It serves when it has a lease.
+        let (epoch, until) = (Epoch(0), Moment(0));
+        self.post(id, Event::VolcanoLease { epoch, until });
         self.post(id, Event::Serve);
+        self.at(0, Due::Beat(id, life));
         // Clients notice that their connection has ended, and make a new one.
         for client in 0..self.clients.len() {
             let delay = self.delay();
@@ -96,6 +101,8 @@ impl World {
         let other = ids[self.rng.random_range(0..ids.len())];
         if self.rng.random_bool(0.4) {
             self.crash(one)?;
+        } else if self.rng.random_bool(0.1) {
+            self.stop(one);
         } else if one != other {
             self.disconnect((one, other));
             let delay = self.rng.random_range(1..1_500);

@@ -98,6 +98,18 @@ fn problems(lava: &Lava, heard: &[Heard]) -> Vec<String> {
             Err(_) => problems.push(format!("{nick} does not answer: start it again")),
         }
     }
+    for volcano in lava.volcanos.iter().filter(|volcano| volcano.down) {
+        let nick = render::text(&volcano.info.nick);
+        problems.push(format!("{nick} is down: start it again"));
+    }
+    for slice in lava.slices.iter().filter(|s| s.home != s.owner) {
+        problems.push(format!(
+            "{} stands in for {} as the owner of slice {}",
+            render::nick(lava, slice.owner),
+            render::nick(lava, slice.home),
+            slice.id
+        ));
+    }
     // As many as there can be while the ring is small.
     let wanted = usize::from(lava.redundancy).min(lava.volcanos.len().saturating_sub(1));
     for slice in &lava.slices {

@@ -352,6 +352,14 @@ impl View for MemoryStore {
         Ok((!records.is_empty() || limit == 0).then_some(records))
     }
 
+    fn journal_epoch(&self, slice: SliceId, seq: Seq) -> StoreResult<Option<Epoch>> {
+        let record = self.journal.get(&(slice, seq));
+        let base = self.bases.get(&slice).filter(|(_, at)| *at == seq);
+        Ok(record
+            .map(|record| record.epoch)
+            .or(base.map(|(epoch, _)| *epoch)))
+    }
+
     fn count_flares(&self, start: Key, end: Key) -> StoreResult<u64> {
         Ok(self.flares_of(start, end).count() as u64)
     }

@@ -265,6 +265,9 @@ impl Store for MemoryStore {
         if rules::breaks_journal(self.position(slice)?, at) {
             self.clear_journal(slice, Seq(u64::MAX));
         }
+        if self.journal.get(&(slice, at.1)).is_none() {
+            self.bases.put(slice, at);
+        }
         self.positions.put(slice, at);
         Ok(())
     }
@@ -289,6 +292,7 @@ impl Store for MemoryStore {
             self.replies.put((to, row.session, row.slot), row);
         }
         self.clear_journal(to, Seq(u64::MAX));
+        self.bases.remove(&to);
         self.positions.put(to, at);
         Ok(())
     }
@@ -325,6 +329,7 @@ impl Store for MemoryStore {
     fn forget_slice(&mut self, slice: SliceId) -> StoreResult<()> {
         self.refuse_after_failure()?;
         self.clear_journal(slice, Seq(u64::MAX));
+        self.bases.remove(&slice);
         self.positions.remove(&slice);
         Ok(())
     }

@@ -480,6 +480,9 @@ impl View for SqliteStore {
                 .get_ref(1)
                 .and_then(|value| Ok(value.as_blob()?))
                 .map_err(|source| self.failed(source))?;
+            if encoded.is_empty() {
+                break;
+            }
             let mut record: Record = self.decoded("journal", encoded)?;
             for effect in &mut record.effects {
                 if let Effect::Write(write) = effect {
@@ -494,6 +497,15 @@ impl View for SqliteStore {
             }
         }
         Ok((!records.is_empty() || rows == 0).then_some(records))
+    }
+
+    fn journal_epoch(&self, slice: SliceId, seq: Seq) -> StoreResult<Option<Epoch>> {
+        self.reading("SELECT epoch FROM journal WHERE slice = ?1 AND seq = ?2")?
+            .query_row((identity(slice.0), ordered(seq.0)), |row| {
+                Ok(Epoch(row.get::<_, i64>(0)? as u64))
+            })
+            .optional()
+            .map_err(|source| self.failed(source))
     }
 
     fn count_flares(&self, start: Key, end: Key) -> StoreResult<u64> {

@@ -374,6 +374,12 @@ impl Store for SqliteStore {
             if rules::breaks_journal(store.position(slice)?, at) {
                 store.execute("DELETE FROM journal WHERE slice = ?1", [identity(slice.0)])?;
             }
+            // What the operation did is not known here, only which one it was.
+            store.execute(
+                "INSERT INTO journal (slice, seq, epoch, record) VALUES (?1, ?2, ?3, x'')
+                 ON CONFLICT (slice, seq) DO NOTHING",
+                (identity(slice.0), ordered(at.1.0), identity(at.0.0)),
+            )?;
             store.positions.insert(slice, at);
             Ok(())
         })

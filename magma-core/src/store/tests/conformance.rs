@@ -498,9 +498,16 @@ fn a_trimmed_journal_says_so(mut store: impl Store) {
     apply(&mut store, 9, vec![]);
     assert_eq!(seqs(&store, 4), None);
     assert_eq!(seqs(&store, 8), Some(vec![9]));
+    // What it was filled up to is known by its epoch, and not what that did.
+    assert_eq!(seqs(&store, 7), None);
+    let epoch = |store: &dyn Store, seq| store.journal_epoch(SLICE, Seq(seq)).expect("reads");
+    assert_eq!(epoch(&store, 7), None);
+    assert_eq!(epoch(&store, 8), Some(Epoch(2)));
+    assert_eq!(epoch(&store, 9), Some(Epoch(1)));
     store.forget_slice(SLICE).expect("forgets");
     assert_eq!(store.position(SLICE).expect("reads"), None);
     assert_eq!(seqs(&store, 0), Some(vec![]));
+    assert_eq!(epoch(&store, 8), None);
     store.commit(Durability::Disk).expect("commits");
 }
 

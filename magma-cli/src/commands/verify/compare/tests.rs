@@ -64,6 +64,7 @@ fn lava() -> Lava {
             bandwidth_kbit: 0,
             storage_bytes: 0,
         },
+        down: false,
     };
     let middle = Key([128; 20]);
     let slice = |id, start, end, owner, copy| Slice {
@@ -71,6 +72,9 @@ fn lava() -> Lava {
         start,
         end,
         owner,
+        home: owner,
+        since: Epoch(1),
+        seized: false,
         copies: vec![CopyState {
             volcano: copy,
             in_sync: true,

@@ -1,0 +1,146 @@
+//! A volcano dies and does not come back at once: the next one of the ring takes its place, and a
+//! mount waits a moment. Nothing that was acknowledged is lost. When it is back it gets what it
+//! missed, and then what it owned.
+
+#![allow(clippy::print_stdout, reason = "a test prints what it has measured")]
+// Helpers of tests are no tests to clippy.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use integration::Cluster;
+use integration::cluster::KEY;
+use integration::mounted::can_mount;
+use integration::volcano_process::programs;
+use magma_cli::program::Program;
+use nix::sys::signal::Signal;
+
+/// The longest that a mount may wait when a volcano has died.
+const STALL_MAX: Duration = Duration::from_secs(5);
+
+/// What `magma status` says, and whether all is well.
+fn status(cluster: &Cluster, at: usize) -> (bool, String) {
+    let mut status = programs().command(Program::Tools);
+    let status = status.args(["status", &cluster.addr(at).to_string()]);
+    let said = status.env("MAGMA_KEY", KEY).output().unwrap();
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    (said.status.success(), text)
+}
+
+/// Waits until every slice is where it belongs, with all its copies.
+fn becomes_whole(cluster: &Cluster) -> String {
+    Cluster::eventually("the network is whole", || {
+        let (well, text) = status(cluster, 0);
+        well.then_some(text)
+    })
+}
+
+/// Writes files with a name and a content of their own, reads each, and remembers the longest that
+/// one took.
+struct Worker {
+    dir: PathBuf,
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Result<(usize, Duration), String>>,
+}
+
+impl Worker {
+    fn start(dir: PathBuf) -> Worker {
+        fs::create_dir(&dir).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (dir, stop) = (dir.clone(), stop.clone());
+            std::thread::spawn(move || work(&dir, &stop))
+        };
+        Worker { dir, stop, thread }
+    }
+
+    /// Waits until so many more files are there.
+    fn goes_on(&self, files: usize) {
+        let here = fs::read_dir(&self.dir).unwrap().count();
+        let further = self.dir.join(format!("file-{}", here + files));
+        Cluster::eventually("the work goes on", || further.exists().then_some(()));
+    }
+
+    /// Checks that all is there, and returns the longest that a file took.
+    fn end(self, seen_from: &Path) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let (count, longest) = self.thread.join().unwrap().unwrap();
+        let dir = seen_from.join(self.dir.file_name().unwrap());
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), count);
+        for file in 0..count {
+            let seen = fs::read_to_string(dir.join(format!("file-{file}"))).unwrap();
+            assert_eq!(seen, format!("content {file}"));
+        }
+        longest
+    }
+}
+
+fn work(dir: &Path, stop: &AtomicBool) -> Result<(usize, Duration), String> {
+    let mut longest = Duration::ZERO;
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let begin = Instant::now();
+        let path = dir.join(format!("file-{count}"));
+        let text = format!("content {count}");
+        let failed = |error| format!("{}: {error}", path.display());
+        fs::write(&path, &text).map_err(failed)?;
+        let seen = fs::read_to_string(&path).map_err(failed)?;
+        if seen != text {
+            return Err(format!("{}: {seen:?}", path.display()));
+        }
+        longest = longest.max(begin.elapsed());
+        count += 1;
+    }
+    Ok((count, longest))
+}
+
+/// Two mounts work while one volcano after the other ends in some way for a while.
+fn survives(lose: impl Fn(&mut Cluster, usize), bring_back: impl Fn(&mut Cluster, usize)) {
+    if !can_mount() {
+        return;
+    }
+    let mut cluster = Cluster::start(3);
+    let mounts = [cluster.mount(0), cluster.mount(1)];
+    let (_, text) = status(&cluster, 0);
+    for at in 0..3 {
+        // Its death stops the agreement, so far.
+        if text.contains(&format!("coordinator {}", cluster.volcano(at).site().nick)) {
+            continue;
+        }
+        let workers = [0, 1].map(|mount: usize| {
+            let name = format!("dir-{at}-{mount}");
+            Worker::start(mounts[mount].join(name))
+        });
+        workers.iter().for_each(|worker| worker.goes_on(20));
+        lose(&mut cluster, at);
+        workers.iter().for_each(|worker| worker.goes_on(40));
+        bring_back(&mut cluster, at);
+        workers.iter().for_each(|worker| worker.goes_on(20));
+        let whole = becomes_whole(&cluster);
+        assert!(whole.contains("All is well"), "{whole}");
+        for (mount, worker) in workers.into_iter().enumerate() {
+            let longest = worker.end(mounts[1 - mount].path());
+            println!("volcano {at} away, mount {mount}: the longest file took {longest:?}");
+            assert!(longest < STALL_MAX, "a file took {longest:?}");
+        }
+        cluster.fsck().unwrap();
+    }
+    mounts.into_iter().for_each(|mount| mount.end());
+}
+
+#[test]
+fn the_next_volcano_takes_over_from_one_that_was_killed() {
+    survives(Cluster::kill, Cluster::start_again);
+}
+
+#[test]
+fn the_next_volcano_takes_over_from_one_that_is_stopped() {
+    survives(
+        |cluster, at| cluster.volcano(at).process().signal(Signal::SIGSTOP),
+        |cluster, at| cluster.volcano(at).process().signal(Signal::SIGCONT),
+    );
+}
