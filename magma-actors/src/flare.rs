@@ -152,7 +152,7 @@ impl Flare {
             Action::Tell { session, message } => self.tell(session, &message),
             Action::Io { job, io } => self.do_io(job, io),
             Action::Fetch { job, to, request } => self.fetch(job, to, request),
-            Action::Propose(change) => {
+            Action::Propose { epoch, change } => {
                 let node = self.node.clone();
                 let proposal = change.clone();
                 let decided = Box::new(move |result: Result<_, _>| {
@@ -161,6 +161,7 @@ impl Flare {
                         .post_surely(Event::Proposed { change, accepted });
                 });
                 let propose = ProposeChange {
+                    epoch: Some(epoch),
                     change: *proposal,
                     decided,
                 };

@@ -15,6 +15,7 @@ use magma_core::key::Key;
 use magma_core::lava::{choose_cut, cut_off, home_coming, may_follow, newcomer_after};
 use magma_core::store::View;
 
+use crate::agreement::Undecided;
 use crate::keyspace::Keyspace;
 use crate::node::Node;
 use crate::supervision::{Guarded, GuardedContext};
@@ -63,7 +64,14 @@ impl HandOver {
             }
             Stage::Filling(slice, to) => {
                 let Some(cut_off) = cut_off(&lava, node.id, slice, to) else {
-                    keyspace.hand_over.stage = Stage::Idle;
+                    if home_coming(&lava, node.id) == Some((slice, to)) {
+                        // What became of the last try is not known.
+                        keyspace.hand_over.stage = Stage::Draining(slice, to);
+                        node.engine.post_surely(Event::HandOver { slice, to });
+                    } else {
+                        keyspace.hand_over.stage = Stage::Idle;
+                        node.engine.post_surely(Event::Resume { slice });
+                    }
                     return;
                 };
                 if cut_off.in_sync().any(|copy| copy == to) {
@@ -140,7 +148,12 @@ impl HandOver {
         to: VolcanoId,
         ctx: &mut GuardedContext<Keyspace>,
     ) {
-        if keyspace.hand_over.stage != Stage::Draining(slice, to) {
+        let node = keyspace.hand_over.node.clone();
+        let expected = keyspace.hand_over.stage == Stage::Draining(slice, to);
+        if !expected || !may_follow(&node.lava(), node.id, slice, to) {
+            if expected {
+                keyspace.hand_over.stage = Stage::Idle;
+            }
             keyspace
                 .hand_over
                 .node
@@ -162,7 +175,8 @@ impl HandOver {
                 Ok(Err(why)) => {
                     let moved = node.lava().slice(slice).is_none_or(|s| s.owner != node.id);
                     tracing::info!(target: "magma::n", %slice, moved, "the move is tried again: {why}");
-                    if !moved {
+                    let unknown = matches!(why, Undecided::Unknown(_));
+                    if !moved && !unknown {
                         node.engine.post_surely(Event::Resume { slice });
                     }
                     keyspace.hand_over.stage = Stage::Filling(slice, to);

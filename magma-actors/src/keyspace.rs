@@ -1,15 +1,16 @@
 //! KeyspaceActor: holds the lava and the agreement, and routes keys to UDP peers.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::Message;
 use bytes::Bytes;
-use magma_core::agreement::coordinator::CoordinatorLog;
+use magma_core::agreement::lava_log::LavaLog;
 use magma_core::agreement::sessions::SessionWatch;
 use magma_core::agreement::volcanos::VolcanoWatch;
-use magma_core::agreement::{Agreement, Change, ProposeError};
+use magma_core::agreement::{Change, Proposal};
 use magma_core::engine::Event;
 use magma_core::error::OpError;
 use magma_core::ids::{Epoch, SessionId, SliceId, VolcanoId};
@@ -19,6 +20,7 @@ use magma_core::wire::codec;
 use magma_core::wire::flare_protocol::{Reply, Request};
 use magma_core::wire::node_protocol::{NodeAnswer, NodeCall, NodePush};
 
+use crate::agreement::Undecided;
 use crate::flare::ReplyTo;
 use crate::handover::HandOver;
 use crate::node::{Node, lock, post};
@@ -29,16 +31,18 @@ use crate::transport::{Frame, Lane};
 
 /// Patience for an answer of another volcano to a proposal or a forwarded request.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
-/// Proposals that may wait for their turn.
-const PROPOSALS_MAX: usize = 1024;
+/// Lavas that may wait for the disk.
+const LAVAS_MAX: usize = 64;
 
 /// Who hears what became of a proposal: the lava that it led to, or why not.
-pub type Decided = Box<dyn FnOnce(Result<Arc<Lava>, String>) + Send>;
+pub type Decided = Box<dyn FnOnce(Result<Arc<Lava>, Undecided>) + Send>;
 
-/// Propose a change of the lava: here if this volcano leads, else at the coordinator.
+/// Propose a change of the lava: here if this volcano leads, else at the one that does.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct ProposeChange {
+    /// The lava by which it was found right; none where any will do.
+    pub epoch: Option<Epoch>,
     /// The change.
     pub change: Change,
     /// Who hears of it.
@@ -106,109 +110,77 @@ pub struct HandOverDrained {
     pub to: VolcanoId,
 }
 
-/// The actor's state: proposals that wait for the log.
+/// The actor's state: lavas that wait for the disk.
 pub struct Keyspace {
     node: Arc<Node>,
-    log: Arc<Mutex<CoordinatorLog>>,
-    queue: VecDeque<Job>,
+    log: Arc<Mutex<LavaLog>>,
+    queue: VecDeque<Box<Lava>>,
     busy: bool,
+    /// What was proposed of sessions and volcanos is not decided yet.
+    proposing: Arc<AtomicUsize>,
     sessions: SessionWatch,
     volcanos: VolcanoWatch,
     pub(crate) hand_over: HandOver,
 }
 
-enum Job {
-    Propose(Epoch, Change, Box<dyn FnOnce(NodeAnswer) + Send>),
-    Learn(Box<Lava>),
-}
-
-/// What the log made of a job.
-enum Logged {
-    Committed(Lava, Box<dyn FnOnce(NodeAnswer) + Send>),
-    Refused(NodeAnswer, Box<dyn FnOnce(NodeAnswer) + Send>),
-    Learned(Lava),
-    Nothing,
-}
-
 impl Keyspace {
     /// The actor's state, over the log of the agreement.
-    pub fn new(node: Arc<Node>, log: Arc<Mutex<CoordinatorLog>>) -> Keyspace {
+    pub fn new(node: Arc<Node>, log: Arc<Mutex<LavaLog>>) -> Keyspace {
         let hand_over = HandOver::new(node.clone());
         Keyspace {
             node,
             log,
             queue: VecDeque::new(),
             busy: false,
+            proposing: Arc::default(),
             sessions: SessionWatch::default(),
             volcanos: VolcanoWatch::default(),
             hand_over,
         }
     }
 
-    fn enqueue(&mut self, job: Job, ctx: &mut GuardedContext<Self>) {
-        if self.queue.len() >= PROPOSALS_MAX {
-            if let Job::Propose(_, _, answer) = job {
-                answer(NodeAnswer::NotNow("too many changes wait".into()));
-            }
+    /// Keeps a lava before anybody works by it: one at a time, off the arbiter, as a commit waits
+    /// for the disk.
+    fn learn(&mut self, lava: Box<Lava>, ctx: &mut GuardedContext<Self>) {
+        if self.queue.len() >= LAVAS_MAX {
+            // A heartbeat names the epoch that we lack.
             return;
         }
-        self.queue.push_back(job);
+        self.queue.push_back(lava);
         self.next(ctx);
     }
 
-    /// Works on the log one job at a time, off the arbiter: a commit waits for the disk.
     fn next(&mut self, ctx: &mut GuardedContext<Self>) {
         if self.busy {
             return;
         }
-        let Some(job) = self.queue.pop_front() else {
+        let known = self.node.lava().epoch;
+        self.queue.retain(|lava| lava.epoch > known);
+        let Some(lava) = self.queue.pop_front() else {
             return;
         };
         self.busy = true;
         let log = self.log.clone();
         let work = tokio::task::spawn_blocking(move || {
-            let mut log = lock(&log);
-            match job {
-                Job::Propose(epoch, change, answer) => match log.propose(epoch, &change) {
-                    Ok(lava) => Logged::Committed(lava, answer),
-                    Err(ProposeError::Refused(why)) => {
-                        Logged::Refused(NodeAnswer::Refused(why), answer)
-                    }
-                    Err(ProposeError::NotLeader) => {
-                        let why = "this volcano is not the coordinator (any more)";
-                        Logged::Refused(NodeAnswer::NotNow(why.into()), answer)
-                    }
-                    Err(error) => Logged::Refused(NodeAnswer::Failed(error.to_string()), answer),
-                },
-                Job::Learn(lava) => match log.learn(&lava) {
-                    Ok(true) => Logged::Learned(*lava),
-                    Ok(false) => Logged::Nothing,
-                    Err(error) => {
-                        tracing::error!(target: "magma::n", "a lava was not taken over: {error}");
-                        Logged::Nothing
-                    }
-                },
-            }
+            let learned = lock(&log).learn(&lava);
+            learned.map(|new| new.then_some(lava))
         });
-        Guarded::spawn(ctx, work, |keyspace, logged, ctx| {
+        Guarded::spawn(ctx, work, |keyspace, learned, ctx| {
             keyspace.busy = false;
-            match logged {
-                Ok(Logged::Committed(lava, answer)) => {
-                    let lava = Arc::new(lava);
-                    keyspace.publish(lava.clone(), true, ctx);
-                    answer(NodeAnswer::Lava(Box::new((*lava).clone())));
+            match learned {
+                Ok(Ok(Some(lava))) => keyspace.publish(Arc::from(lava), ctx),
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(target: "magma::n", "a lava was not taken over: {error}");
                 }
-                Ok(Logged::Refused(why, answer)) => answer(why),
-                Ok(Logged::Learned(lava)) => keyspace.publish(Arc::new(lava), false, ctx),
-                Ok(Logged::Nothing) => {}
-                Err(error) => tracing::error!(target: "magma::n", "the agreement's log: {error}"),
+                Err(error) => tracing::error!(target: "magma::n", "the log of lavas: {error}"),
             }
             keyspace.next(ctx);
         });
     }
 
     /// A lava that is durable here goes to everyone who works by it.
-    fn publish(&mut self, lava: Arc<Lava>, ours: bool, ctx: &mut GuardedContext<Self>) {
+    fn publish(&mut self, lava: Arc<Lava>, ctx: &mut GuardedContext<Self>) {
         if !self.node.publish(lava.clone()) {
             return;
         }
@@ -218,7 +190,9 @@ impl Keyspace {
             .post_surely(Event::Lava(Box::new((*lava).clone())));
         post(&self.node.actors.replica, FollowLava);
         post(&self.node.actors.node_proto, PeersChanged);
-        if ours && let Ok(header) = codec::encode(&NodePush::Lava(Box::new((*lava).clone()))) {
+        if self.node.group.leads_for_sure()
+            && let Ok(header) = codec::encode(&NodePush::Lava(Box::new((*lava).clone())))
+        {
             let frame = Frame {
                 header: header.into(),
                 payload: Bytes::new(),
@@ -231,23 +205,23 @@ impl Keyspace {
         self.step_hand_over(ctx);
     }
 
-    /// Proposes at the coordinator, wherever that is.
-    fn propose_remotely(&self, change: Change, decided: Decided, ctx: &mut GuardedContext<Self>) {
-        let lava = self.node.lava();
-        let leader = lava
-            .coordinator()
-            .and_then(|id| self.node.node_links.get(id));
+    /// Proposes at the volcano that leads.
+    fn propose_remotely(
+        &self,
+        leader: VolcanoId,
+        (epoch, change): (Epoch, Change),
+        decided: Decided,
+        ctx: &mut GuardedContext<Self>,
+    ) {
         let call = NodeCall::Propose {
-            epoch: lava.epoch,
+            epoch,
             change: Box::new(change),
         };
-        let (Some(connection), Ok(header)) = (leader, codec::encode(&call)) else {
-            let name = lava
-                .coordinator()
-                .map(|id| lava.nick(id))
-                .unwrap_or_default();
-            decided(Err(format!("the coordinator {name} cannot be reached")));
-            return;
+        let link = self.node.node_links.get(leader);
+        let (Some(connection), Ok(header)) = (link, codec::encode(&call)) else {
+            let name = self.node.lava().nick(leader);
+            let why = format!("{name}, which leads the agreement, cannot be reached");
+            return decided(Err(Undecided::NotNow(why)));
         };
         let frame = Frame {
             header: header.into(),
@@ -255,20 +229,26 @@ impl Keyspace {
         };
         let call = async move { connection.call(frame, CALL_LIMIT).await };
         Guarded::spawn(ctx, call, move |keyspace, answer, ctx| {
+            let unknown = |error: String| Undecided::Unknown(error);
             let answer = answer
-                .map_err(|error| error.to_string())
-                .and_then(|frame| codec::decode(&frame.header).map_err(|e| e.to_string()));
+                .map_err(|error| unknown(error.to_string()))
+                .and_then(|frame| codec::decode(&frame.header).map_err(|e| unknown(e.to_string())));
             match answer {
-                Ok(NodeAnswer::Lava(lava)) => {
-                    // Durable here before anyone is told.
-                    let ours = (*lava).clone();
-                    keyspace.enqueue(Job::Learn(lava), ctx);
-                    keyspace.when_learned(ours, decided, ctx);
-                }
-                Ok(answer) => decided(Err(refusal(answer))),
+                Ok(NodeAnswer::Lava(lava)) => keyspace.decided(lava, decided, ctx),
+                Ok(NodeAnswer::Refused(why)) => decided(Err(Undecided::Refused(why))),
+                Ok(NodeAnswer::NotNow(why)) => decided(Err(Undecided::NotNow(why))),
+                Ok(NodeAnswer::Failed(why)) => decided(Err(unknown(why))),
+                Ok(other) => decided(Err(unknown(format!("an unexpected answer: {other:?}")))),
                 Err(error) => decided(Err(error)),
             }
         });
+    }
+
+    /// A proposal is in the lava: whoever made it hears of it when it is durable here.
+    fn decided(&mut self, lava: Box<Lava>, decided: Decided, ctx: &mut GuardedContext<Self>) {
+        let ours = (*lava).clone();
+        self.learn(lava, ctx);
+        self.when_learned(ours, decided, ctx);
     }
 
     fn when_learned(&mut self, lava: Lava, decided: Decided, ctx: &mut GuardedContext<Self>) {
@@ -288,33 +268,56 @@ impl Keyspace {
         HandOver::step(self, ctx);
     }
 
+    /// Proposes a change that is right in the lava as it is known here.
     pub(crate) fn propose(
         &mut self,
         change: Change,
         decided: Decided,
         ctx: &mut GuardedContext<Self>,
     ) {
-        let lava = self.node.lava();
-        if lava.coordinator() == Some(self.node.id) {
-            let answer = Box::new(move |answer| {
-                decided(match answer {
-                    NodeAnswer::Lava(lava) => Ok(Arc::from(lava)),
-                    other => Err(refusal(other)),
+        self.propose_in(self.node.lava().epoch, change, decided, ctx);
+    }
+
+    fn propose_in(
+        &mut self,
+        epoch: Epoch,
+        change: Change,
+        decided: Decided,
+        ctx: &mut GuardedContext<Self>,
+    ) {
+        let group = self.node.group.clone();
+        match group.leader() {
+            Some(leader) if leader == self.node.id => {
+                let change = Box::new(change);
+                let proposal = Proposal::Change { epoch, change };
+                let propose = async move { group.propose(proposal).await };
+                Guarded::spawn(ctx, propose, move |keyspace, result, ctx| match result {
+                    Ok(lava) => keyspace.decided(lava, decided, ctx),
+                    Err(why) => decided(Err(why)),
                 });
-            });
-            self.enqueue(Job::Propose(lava.epoch, change, answer), ctx);
-        } else {
-            self.propose_remotely(change, decided, ctx);
+            }
+            Some(leader) => self.propose_remotely(leader, (epoch, change), decided, ctx),
+            None => {
+                let why = "nobody leads the agreement at the moment";
+                decided(Err(Undecided::NotNow(why.into())));
+            }
         }
     }
 }
 
-/// What a person is told of a proposal that came to nothing.
-fn refusal(answer: NodeAnswer) -> String {
-    match answer {
-        NodeAnswer::Refused(why) => why.to_string(),
-        NodeAnswer::NotNow(why) | NodeAnswer::Failed(why) => why,
-        other => format!("an unexpected answer: {other:?}"),
+/// A proposal that nobody has decided yet.
+struct Proposing(Arc<AtomicUsize>);
+
+impl Proposing {
+    fn begin(count: &Arc<AtomicUsize>) -> Proposing {
+        count.fetch_add(1, Ordering::AcqRel);
+        Proposing(count.clone())
+    }
+}
+
+impl Drop for Proposing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -354,7 +357,7 @@ impl Keyspace {
             if let Ok(frame) = answer
                 && let Ok(NodeAnswer::Lava(lava)) = codec::decode(&frame.header)
             {
-                keyspace.enqueue(Job::Learn(lava), ctx);
+                keyspace.learn(lava, ctx);
             }
         });
     }
@@ -364,22 +367,24 @@ impl Keyspace {
     /// Whoever coordinates ends the sessions of mounts that nothing is heard of any more.
     fn end_silent_sessions(&mut self, ctx: &mut GuardedContext<Self>) {
         let lava = self.node.lava();
-        let coordinates = lava.coordinator() == Some(self.node.id);
-        if !coordinates || !self.node.is_ready() || self.node.is_stopping() {
+        let leads = self.node.group.leads_for_sure();
+        if !leads || !self.node.is_ready() || self.node.is_stopping() {
             return self.sessions.rest();
         }
         let overdue = self.sessions.overdue(&lava, crate::engine::now().moment);
         // What was proposed last time is in the lava before anyone is proposed again.
-        if self.busy || !self.queue.is_empty() {
+        if self.is_proposing() {
             return;
         }
         for id in overdue {
             let label = lava.sessions.iter().find(|session| session.id == id);
             let label = label.map(|session| session.label.clone());
             tracing::warn!(target: "magma::n", session = %id, label, "nothing is heard of this mount: its session ends, with its locks and open files");
+            let proposing = Proposing::begin(&self.proposing);
             let decided: Decided = Box::new(move |result| {
+                drop(proposing);
                 if let Err(why) = result {
-                    tracing::warn!(target: "magma::n", session = %id, why, "the session does not end yet");
+                    tracing::warn!(target: "magma::n", session = %id, %why, "the session does not end yet");
                 }
             });
             self.propose(Change::EndSession(id), decided, ctx);
@@ -391,7 +396,7 @@ impl Keyspace {
     /// Whoever leads finds out who is dead, and who is back; itself it needs nobody's lease.
     fn watch_volcanos(&mut self, ctx: &mut GuardedContext<Self>) {
         let lava = self.node.lava();
-        let leads = lava.coordinator() == Some(self.node.id);
+        let leads = self.node.group.leads_for_sure();
         if !leads || !self.node.is_ready() || self.node.is_stopping() {
             return self.volcanos.rest();
         }
@@ -401,7 +406,7 @@ impl Keyspace {
             until: now.plus_ms(VOLCANO_LEASE_MS),
         });
         let verdicts = self.volcanos.verdicts(&lava, self.node.id, now);
-        if self.busy || !self.queue.is_empty() {
+        if self.is_proposing() {
             return;
         }
         for change in verdicts {
@@ -417,14 +422,23 @@ impl Keyspace {
                 _ => None,
             };
             let node = self.node.clone();
+            let proposing = Proposing::begin(&self.proposing);
             let decided: Decided = Box::new(move |result| {
-                if let Err(why) = result {
-                    tracing::warn!(target: "magma::n", why, "the change of the lava is not decided yet");
-                    spared.map(|id| post(&node.actors.keyspace, Spared(id)));
+                drop(proposing);
+                if let Err(why) = &result {
+                    tracing::warn!(target: "magma::n", %why, "the change of the lava is not decided yet");
+                }
+                // Of one whose outcome is not known the worst is assumed.
+                if let (Err(Undecided::Refused(_)), Some(id)) = (&result, spared) {
+                    post(&node.actors.keyspace, Spared(id));
                 }
             });
             self.propose(change, decided, ctx);
         }
+    }
+
+    fn is_proposing(&self) -> bool {
+        self.busy || !self.queue.is_empty() || self.proposing.load(Ordering::Acquire) > 0
     }
 
     fn lease(&self, to: VolcanoId, epoch: Epoch, sent_ms: u64, valid_ms: u64) {
@@ -446,6 +460,9 @@ impl Keyspace {
 
 impl Handle<HeartbeatHeard> for Keyspace {
     fn handle(&mut self, message: HeartbeatHeard, _: &mut GuardedContext<Self>) {
+        if !self.node.group.leads_for_sure() {
+            return;
+        }
         let lava = self.node.lava();
         let now = crate::engine::now().moment;
         if let Some(valid_ms) = self.volcanos.heard(&lava, message.from, now) {
@@ -468,22 +485,35 @@ impl Handle<SessionHeard> for Keyspace {
 
 impl Handle<ProposeChange> for Keyspace {
     fn handle(&mut self, message: ProposeChange, ctx: &mut GuardedContext<Self>) {
-        self.propose(message.change, message.decided, ctx);
+        let epoch = message.epoch.unwrap_or_else(|| self.node.lava().epoch);
+        self.propose_in(epoch, message.change, message.decided, ctx);
     }
 }
 
 impl Handle<ProposeHere> for Keyspace {
     fn handle(&mut self, message: ProposeHere, ctx: &mut GuardedContext<Self>) {
-        self.enqueue(
-            Job::Propose(message.epoch, message.change, message.answer),
-            ctx,
-        );
+        let ProposeHere {
+            epoch,
+            change,
+            answer,
+        } = message;
+        let change = Box::new(change);
+        let group = self.node.group.clone();
+        let propose = async move { group.propose(Proposal::Change { epoch, change }).await };
+        Guarded::spawn(ctx, propose, move |_, result, _| {
+            answer(match result {
+                Ok(lava) => NodeAnswer::Lava(lava),
+                Err(Undecided::NotNow(why)) => NodeAnswer::NotNow(why),
+                Err(Undecided::Refused(why)) => NodeAnswer::Refused(why),
+                Err(Undecided::Unknown(why)) => NodeAnswer::Failed(why),
+            });
+        });
     }
 }
 
 impl Handle<LearnLava> for Keyspace {
     fn handle(&mut self, message: LearnLava, ctx: &mut GuardedContext<Self>) {
-        self.enqueue(Job::Learn(message.0), ctx);
+        self.learn(message.0, ctx);
     }
 }
 

@@ -20,6 +20,7 @@
 //!    comes back the same way;
 //! 4. the engine releases the reply, and the FlareActor answers the mount.
 
+pub mod agreement;
 pub mod backend;
 pub mod balancer;
 pub mod config;

@@ -17,6 +17,7 @@ use magma_core::limits::VOLCANO_SILENT_MS;
 use magma_core::wire::PROTOCOL_VERSION;
 use magma_core::wire::node_protocol::{Identity, VolcanoStatus};
 
+use crate::agreement::Group;
 use crate::balancer::Balancer;
 use crate::engine::EngineHandle;
 use crate::flare::Flare;
@@ -40,6 +41,8 @@ pub struct Node {
     pub watch: Watch,
     /// The engine.
     pub engine: EngineHandle,
+    /// The agreement.
+    pub group: Arc<Group>,
     /// The actors.
     pub actors: Actors,
     /// Connections that this volcano dialled, by protocol.
@@ -128,6 +131,8 @@ pub struct NodeSeed {
     pub watch: Watch,
     /// The engine.
     pub engine: EngineHandle,
+    /// The agreement.
+    pub group: Arc<Group>,
     /// The lava to begin with.
     pub lava: Lava,
 }
@@ -143,6 +148,7 @@ impl Node {
             secret: seed.secret,
             watch: seed.watch,
             engine: seed.engine,
+            group: seed.group,
             actors: Actors::default(),
             flare_links: Links::default(),
             flare_guests: Links::default(),

@@ -17,8 +17,11 @@ use magma_core::wire::node_protocol::{
 };
 use tokio::sync::Notify;
 
+use crate::agreement::Undecided;
 use crate::flare::check_version;
-use crate::keyspace::{HeartbeatHeard, LearnLava, ProposeChange, ProposeHere, SessionHeard};
+use crate::keyspace::{
+    Decided, HeartbeatHeard, LearnLava, ProposeChange, ProposeHere, SessionHeard,
+};
 use crate::links::{Dialler, Roles};
 use crate::node::{Node, lock, post};
 use crate::supervision::{Guarded, GuardedContext, Handle, Inner};
@@ -122,7 +125,7 @@ impl NodeService {
         if !lava.has_session(session) && lava.epoch >= epoch {
             return NodeAnswer::SessionEnded;
         }
-        let told = match lava.coordinator() {
+        let told = match self.node.group.leader() {
             Some(id) if id == self.node.id => {
                 post(&self.node.actors.keyspace, SessionHeard(session))
             }
@@ -131,7 +134,7 @@ impl NodeService {
         };
         match told {
             true => NodeAnswer::Done,
-            false => NodeAnswer::NotNow("the coordinator cannot be reached".to_owned()),
+            false => NodeAnswer::NotNow("nobody leads the agreement at the moment".to_owned()),
         }
     }
 
@@ -159,16 +162,22 @@ impl NodeService {
             let why = "the lava network is not whole yet".to_owned();
             return Self::answer(replier, &NodeAnswer::NotNow(why));
         }
-        let decided = Box::new(move |result: Result<Arc<magma_core::lava::Lava>, String>| {
+        let decided: Decided = Box::new(move |result| {
             let answer = match result {
                 Ok(lava) => found(&lava),
-                Err(why) => NodeAnswer::Failed(why),
+                Err(Undecided::NotNow(why)) => NodeAnswer::NotNow(why),
+                Err(Undecided::Refused(why)) => NodeAnswer::Failed(why.to_string()),
+                Err(Undecided::Unknown(why)) => NodeAnswer::Failed(why),
             };
             Self::answer(replier, &answer);
         });
         post(
             &self.node.actors.keyspace,
-            ProposeChange { change, decided },
+            ProposeChange {
+                epoch: None,
+                change,
+                decided,
+            },
         );
     }
 }
@@ -272,6 +281,10 @@ impl Service for NodeService {
                 };
                 post(&self.node.actors.keyspace, propose);
             }
+            (NodeCall::Agreement(question), Role::Volcano(_)) => {
+                let answer = |told| Self::answer(replier, &NodeAnswer::Agreement(told));
+                self.node.group.answer(&question, answer);
+            }
             (NodeCall::Shutdown { by }, Role::Volcano(_)) => {
                 tracing::info!(by, from = %connection.peer(), "told to shut down with the whole network");
                 Self::answer(replier, &NodeAnswer::Done);
@@ -283,6 +296,7 @@ impl Service for NodeService {
                 | NodeCall::RenewSession { .. }
                 | NodeCall::Join(_)
                 | NodeCall::Propose { .. }
+                | NodeCall::Agreement(_)
                 | NodeCall::Shutdown { .. },
                 _,
             ) => Self::answer(replier, &unexpected()),
@@ -329,7 +343,7 @@ impl Service for NodeService {
             Ok(NodePush::SessionHeard(session)) => {
                 post(&self.node.actors.keyspace, SessionHeard(session));
             }
-            Ok(NodePush::Heartbeat(_) | NodePush::Agreement(..)) => {}
+            Ok(NodePush::Heartbeat(_)) => {}
             Err(error) => {
                 self.node.refused(
                     connection.peer(),

@@ -18,6 +18,8 @@ pub enum Waiting {
     ForLava(Vec<String>),
     /// The coordinator does not serve yet.
     ForCoordinator(String),
+    /// Nobody leads the agreement.
+    ForLeader,
     /// This volcano has just joined and owns no slice yet.
     ForSlice,
 }
@@ -36,6 +38,7 @@ impl std::fmt::Display for Waiting {
             Waiting::ForCoordinator(name) => {
                 write!(f, "loading, waits for the coordinator {name}")
             }
+            Waiting::ForLeader => f.write_str("loading, waits for a leader of the agreement"),
             Waiting::ForSlice => f.write_str("joining, waits for its slice"),
         }
     }
@@ -71,6 +74,9 @@ pub fn waiting(node: &Node) -> Option<Waiting> {
         .collect();
     if !behind.is_empty() {
         return Some(Waiting::ForLava(behind));
+    }
+    if !node.group.is_led() {
+        return Some(Waiting::ForLeader);
     }
     if let Some(coordinator) = lava.coordinator()
         && coordinator != node.id

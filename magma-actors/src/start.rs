@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use magma_core::agreement::coordinator::CoordinatorLog;
-use magma_core::agreement::{Agreement, ProposeError};
+use magma_core::agreement::LearnError;
+use magma_core::agreement::lava_log::LavaLog;
 use magma_core::ids::{NetworkId, VolcanoId};
 use magma_core::lava::{Lava, VolcanoInfo};
 use magma_core::store::StoreError;
@@ -41,7 +41,7 @@ pub struct Founded {
     /// The lava that it knows.
     pub lava: Lava,
     /// The agreement's log.
-    pub log: CoordinatorLog,
+    pub log: LavaLog,
     /// The console's listener, bound before anything is written.
     pub console: TcpListener,
 }
@@ -57,10 +57,13 @@ pub enum StartError {
     Log(#[from] LogError),
     /// The agreement's log.
     #[error(transparent)]
-    Propose(#[from] ProposeError),
+    Propose(#[from] LearnError),
     /// An endpoint.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The agreement.
+    #[error(transparent)]
+    Group(#[from] crate::agreement::GroupError),
     /// The contact does not resolve.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -111,7 +114,7 @@ pub async fn found(config: &VolcanoConfig, secret: &NetworkSecret) -> Result<Fou
         (Start::Restart { changes }, Some(((id, before), lava))) => {
             let info = changes.over(&before);
             let console = bind_console(&info)?;
-            let log = CoordinatorLog::new(log, Some(id))?;
+            let log = LavaLog::new(log, Some(id))?;
             finish(dir, lock, id, info, lava, log, console)
         }
         (Start::Restart { .. }, None) => Err(StartError::Empty { dir }),
@@ -129,14 +132,14 @@ pub async fn found(config: &VolcanoConfig, secret: &NetworkSecret) -> Result<Fou
                 .first()
                 .map(|volcano| volcano.id)
                 .unwrap_or_default();
-            let log = CoordinatorLog::new(log, Some(id))?;
+            let log = LavaLog::new(log, Some(id))?;
             tracing::info!(%network, "a new lava network");
             finish(dir, lock, id, me.clone(), lava, log, console)
         }
         (Start::Join { me, contact }, None) => {
             let console = bind_console(me)?;
             let (id, lava) = join(me, contact, secret).await?;
-            let mut log = CoordinatorLog::new(log, None)?;
+            let mut log = LavaLog::new(log, None)?;
             log.joined(id, &lava)?;
             finish(dir, lock, id, me.clone(), lava, log, console)
         }
@@ -149,7 +152,7 @@ fn finish(
     id: VolcanoId,
     info: VolcanoInfo,
     lava: Lava,
-    mut log: CoordinatorLog,
+    mut log: LavaLog,
     console: TcpListener,
 ) -> Result<Founded, StartError> {
     let start_number = log.next_start_number()?;

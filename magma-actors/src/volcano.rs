@@ -8,18 +8,20 @@ use std::time::Duration;
 use actix::{Actor, Addr, Context};
 use magma_core::engine::Event;
 use magma_core::ids::Epoch;
+use magma_core::lava::Lava;
 use magma_core::store::lock::DirLock;
 use magma_core::time::Moment;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
+use crate::agreement::{Group, NodeLink};
 use crate::backend::ConsoleBackend;
 use crate::balancer::Balancer;
 use crate::config::{READY_LINE, VolcanoConfig};
 use crate::console::ConsoleActor;
 use crate::engine::{EngineSeed, Output};
 use crate::flare::{Flare, FlareService, FromEngine};
-use crate::keyspace::Keyspace;
+use crate::keyspace::{Keyspace, LearnLava};
 use crate::links::Dialler;
 use crate::node::{Node, NodeSeed};
 use crate::node_proto::{NodeProto, NodeService};
@@ -177,6 +179,8 @@ fn start_tree(
         lava: lava.clone(),
     };
     let (engine, content) = crate::engine::start(seed, watch.clone(), output)?;
+    let link = NodeLink::default();
+    let group = Group::start(&dir, id, &lava, link.clone())?;
     let node = Arc::new(Node::new(NodeSeed {
         id,
         info: info.clone(),
@@ -184,8 +188,11 @@ fn start_tree(
         secret: secret.clone(),
         watch: watch.clone(),
         engine,
+        group: group.clone(),
         lava,
     }));
+    // Set once: nobody else has the link.
+    let _ = link.set(Arc::downgrade(&node));
     let flare_service = Arc::new(FlareService::new(node.clone()));
     let flare_endpoint = Endpoint::serve(
         info.flare_addr(),
@@ -248,6 +255,7 @@ fn start_tree(
     let backend = Rc::new(ConsoleBackend::new(node.clone(), end.clone()));
     let console = ConsoleActor::new(console, backend).start();
     actix_rt::spawn(feed(outputs, flare.clone()));
+    actix_rt::spawn(feed_lavas(group.lavas(), keyspace.clone()));
     let volcano = VolcanoActor {
         node: node.clone(),
         _tree: Tree {
@@ -279,6 +287,17 @@ async fn feed(mut outputs: mpsc::UnboundedReceiver<Output>, flare: Addr<Guarded<
     }
 }
 
+/// Passes on what the agreement has decided, the newest that there is.
+async fn feed_lavas(mut lavas: watch::Receiver<Arc<Lava>>, keyspace: Addr<Guarded<Keyspace>>) {
+    while lavas.changed().await.is_ok() {
+        let lava = Box::new((**lavas.borrow_and_update()).clone());
+        if keyspace.send(LearnLava(lava)).await.is_err() {
+            // The actor panicked over it; a heartbeat of another volcano names the epoch.
+            tracing::debug!(target: "magma::n", "a lava was lost");
+        }
+    }
+}
+
 /// Ends in order: no new requests, what is decided gets its acknowledgements, the store is
 /// closed, and the peers hear that it was on purpose.
 async fn end_in_order(node: &Node, endpoints: &Endpoints, stopped: &Notify) {
@@ -306,6 +325,7 @@ async fn end_in_order(node: &Node, endpoints: &Endpoints, stopped: &Notify) {
             "the engine did not come to rest in time: what is not acknowledged is settled at the next start"
         );
     }
+    node.group.stop().await;
     endpoints.flare.close("the volcano ends").await;
     endpoints.node.close("the volcano ends").await;
     tracing::info!("ended in order");

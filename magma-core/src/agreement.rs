@@ -1,10 +1,11 @@
 //! Agreement: who may change the lava, and the entries of that log.
 //!
-//! The lava changes only by entries of this log, each raising the epoch. For now the log is
-//! carried by the coordinator alone (the holder of the key of `/.dht`); an elected group
-//! takes its place behind the same trait.
+//! The lava changes only by entries of this log ([`Proposal`]), each raising the epoch. A group of
+//! volcanos elected by Raft carries it (`magma_actors::agreement`); what is here are the rules: what
+//! an entry does, which sessions and volcanos are to be proposed for ended and dead, and what a volcano
+//! keeps of the lavas that it has learned.
 
-pub mod coordinator;
+pub mod lava_log;
 pub mod sessions;
 pub mod volcanos;
 
@@ -14,7 +15,7 @@ use crate::ids::{Epoch, NetworkId, SessionId, SliceId, VolcanoId};
 use crate::key::Key;
 use crate::lava::{Lava, VolcanoInfo};
 
-/// Counts the leaders of the agreement. Always 1 while the coordinator carries it alone.
+/// Counts the leaders of the agreement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Term(pub u64);
 
@@ -88,6 +89,45 @@ pub enum Change {
     EndSession(SessionId),
 }
 
+/// A change as it is proposed: an entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proposal {
+    /// The lava that the log begins with.
+    Found(Box<Lava>),
+    /// A change of it.
+    Change {
+        /// The epoch in which it was made.
+        epoch: Epoch,
+        /// The change.
+        change: Box<Change>,
+    },
+}
+
+impl Proposal {
+    /// The lava after this entry; or why nothing has changed.
+    pub fn apply(&self, lava: &Lava) -> Result<Lava, ChangeRefused> {
+        match self {
+            Proposal::Found(first) if lava.is_founded() => Err(ChangeRefused::EpochMoved {
+                proposed: first.epoch,
+                current: lava.epoch,
+            }),
+            Proposal::Found(first) => {
+                first.check()?;
+                Ok((**first).clone())
+            }
+            Proposal::Change { epoch, change } => {
+                if change.binds_epoch() && *epoch != lava.epoch {
+                    return Err(ChangeRefused::EpochMoved {
+                        proposed: *epoch,
+                        current: lava.epoch,
+                    });
+                }
+                lava.apply(change)
+            }
+        }
+    }
+}
+
 /// Why a change was refused. For a person too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ChangeRefused {
@@ -119,30 +159,14 @@ pub enum ChangeRefused {
     Full(String),
 }
 
-/// Who decides changes of the lava.
-pub trait Agreement {
-    /// The lava as last committed here.
-    fn lava(&self) -> &Lava;
-    /// Whether this volcano may commit changes now (else the proposal goes to
-    /// [`Lava::coordinator`]).
-    fn leads(&self) -> bool;
-    /// Commits a change: durable here before it returns. The caller tells the others.
-    fn propose(&mut self, epoch: Epoch, change: &Change) -> Result<Lava, ProposeError>;
-    /// Takes over a lava that its leader has committed; older epochs are ignored.
-    fn learn(&mut self, lava: &Lava) -> Result<bool, ProposeError>;
-}
-
-/// Why a proposal did not become an entry.
+/// Why a lava was not taken over.
 #[derive(Debug, thiserror::Error)]
-pub enum ProposeError {
-    /// This volcano does not lead.
-    #[error("this volcano is not the coordinator")]
-    NotLeader,
-    /// The lava forbids it.
+pub enum LearnError {
+    /// No chain of legal changes leads to it.
     #[error(transparent)]
     Refused(#[from] ChangeRefused),
     /// The log could not be written: nothing has changed.
-    #[error("the agreement's log: {0}")]
+    #[error("the log of lavas: {0}")]
     Log(String),
     /// A lava of another network or generation.
     #[error("{0}")]

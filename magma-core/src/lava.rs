@@ -221,6 +221,25 @@ impl Lava {
         self.volcano(id).is_some_and(|volcano| volcano.down)
     }
 
+    /// Who votes in the agreement: the coordinator and the volcanos after it, three in all, five
+    /// from five volcanos on; the living before the dead. Of two only the coordinator, as they could
+    /// not outvote each other.
+    pub fn voters(&self) -> std::collections::BTreeSet<VolcanoId> {
+        let count = match self.volcanos.len() {
+            0..=2 => 1,
+            3..=4 => 3,
+            _ => 5,
+        };
+        let Some(coordinator) = self.coordinator() else {
+            return Default::default();
+        };
+        let mut ring: Vec<VolcanoId> = std::iter::once(coordinator)
+            .chain(self.followers(coordinator))
+            .collect();
+        ring.sort_by_key(|id| self.is_down(*id));
+        ring.into_iter().take(count).collect()
+    }
+
     /// The slices that a volcano owns.
     pub fn owned_by(&self, id: VolcanoId) -> impl Iterator<Item = &Slice> {
         self.slices.iter().filter(move |slice| slice.owner == id)

@@ -243,6 +243,16 @@ pub const HEARTBEAT_MS: u64 = 200;
 pub const VOLCANO_LEASE_MS: u64 = 1_000;
 /// A volcano not heard of for this long is dead: its lease and a tenth more, in milliseconds.
 pub const VOLCANO_SILENT_MS: u64 = VOLCANO_LEASE_MS + VOLCANO_LEASE_MS / 10;
+/// Who leads gives leases only so long after a majority has said that it leads, in milliseconds.
+/// Less than [`ELECTION_MS`]: nobody else is elected before that.
+pub const LEADER_SURE_MS: u64 = 400;
+/// Who follows waits at least so long, and at most twice as long, before an election, in milliseconds;
+/// and votes for nobody before twice as long after it has heard the leader.
+pub const ELECTION_MS: u64 = 400;
+/// Who begins to lead takes volcanos for heard of this long ago, in milliseconds: leases of the leader
+/// before ran out at most [`LEADER_SURE_MS`] and a lease after its last majority, and of that one
+/// nobody who votes has heard for twice [`ELECTION_MS`].
+pub const LEADER_HEAD_START_MS: u64 = 2 * ELECTION_MS - LEADER_SURE_MS;
 /// Who watches the volcanos and has not looked for this long was stopped itself, in milliseconds.
 pub const WATCH_AWAKE_MS: u64 = VOLCANO_LEASE_MS / 2;
 /// Furthest that a received clock may move ours past our own wall clock, in milliseconds.

@@ -14,6 +14,7 @@ pub mod agreement_log;
 pub mod content;
 pub mod lock;
 pub mod memory;
+pub mod raft_log;
 mod rules;
 pub mod schema;
 pub mod sqlite;

@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use magma_core::agreement::Change;
 use magma_core::engine::{Action, Event, IoDone, IoJob};
 use magma_core::ids::{Epoch, SessionId, Slot, SlotSeq, VolcanoId};
-use magma_core::lava::Lava;
+use magma_core::lava::{Lava, may_follow};
 use magma_core::store::{Store, View};
 use magma_core::time::Moment;
 use magma_core::wire::flare_protocol::{FromClient, Reply, Request, ToClient};
@@ -525,15 +525,15 @@ impl World {
                 let done = IoDone::Failed(magma_core::error::OpError::TryAgain);
                 self.post(id, Event::IoDone { job, done });
             }
-            Action::Propose(change) => {
-                let engine = self.volcanos.get(&id).and_then(Volcano::engine);
-                let epoch = engine.map_or(Epoch(0), |engine| engine.lava().epoch);
+            Action::Propose { epoch, change } => {
                 self.send_proposal(id, epoch, *change, false);
             }
             Action::Drained { slice, to } => {
                 let stage = self.stages.get(&id).copied().unwrap_or_default();
-                if stage == Stage::Draining(slice, to) {
-                    let epoch = self.volcanos.get(&id).map_or(Epoch(0), |v| v.lava.epoch);
+                let lava = self.volcanos.get(&id).map(|v| &v.lava);
+                let may = lava.is_some_and(|lava| may_follow(lava, id, slice, to));
+                if stage == Stage::Draining(slice, to) && may {
+                    let epoch = lava.map_or(Epoch(0), |lava| lava.epoch);
                     self.send_proposal(id, epoch, Change::MoveOwner { slice, to }, true);
                 } else {
                     self.post(id, Event::Resume { slice });

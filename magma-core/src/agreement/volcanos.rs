@@ -7,16 +7,16 @@
 //! heard of again is back ([`Change::Up`]). Once its death is proposed a volcano gets no lease
 //! before the outcome is known.
 //!
-//! Nothing of this is on a disk. Whoever begins to lead counts all from then on, because another
-//! may have given leases until a moment ago; and so does one that was stopped for a while, whose
-//! own ears were closed.
+//! Nothing of this is on a disk. Whoever begins to lead counts all from a moment before
+//! ([`LEADER_HEAD_START_MS`]), because another may have given leases until then; and one that was
+//! stopped for a while, whose own ears were closed, counts anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Change;
 use crate::ids::VolcanoId;
 use crate::lava::Lava;
-use crate::limits::{VOLCANO_LEASE_MS, VOLCANO_SILENT_MS, WATCH_AWAKE_MS};
+use crate::limits::{LEADER_HEAD_START_MS, VOLCANO_LEASE_MS, VOLCANO_SILENT_MS, WATCH_AWAKE_MS};
 use crate::time::Moment;
 
 /// When each volcano was last heard of.
@@ -65,10 +65,15 @@ impl VolcanoWatch {
         let awake = self
             .looked
             .is_some_and(|looked| now.since_ms(looked) < WATCH_AWAKE_MS);
+        let begins = self.looked.is_none();
         self.looked = Some(now);
         if !awake {
             self.heard.clear();
         }
+        let heard = match begins {
+            true => Moment(now.0.saturating_sub(LEADER_HEAD_START_MS)),
+            false => now,
+        };
         let alive = |id: &VolcanoId| lava.volcano(*id).is_some_and(|volcano| !volcano.down);
         self.heard.retain(|id, _| alive(id));
         self.condemned.retain(alive);
@@ -79,7 +84,7 @@ impl VolcanoWatch {
             if volcano.down || id == me {
                 continue;
             }
-            let last = *self.heard.entry(id).or_insert(now);
+            let last = *self.heard.entry(id).or_insert(heard);
             if now.since_ms(last) >= VOLCANO_SILENT_MS {
                 self.condemned.insert(id);
                 changes.push(Change::Down(id));
@@ -151,11 +156,11 @@ mod tests {
     fn who_was_stopped_or_begins_counts_anew() {
         let lava = two();
         let mut watch = VolcanoWatch::default();
-        assert_eq!(run(&mut watch, &lava, (0, 1_000), false), []);
+        assert_eq!(run(&mut watch, &lava, (400, 1_000), false), []);
         assert_eq!(run(&mut watch, &lava, (9_000, 10_000), false), []);
         watch.rest();
-        assert_eq!(run(&mut watch, &lava, (10_200, 11_200), false), []);
-        let verdict = run(&mut watch, &lava, (11_400, 11_400), false);
+        assert_eq!(run(&mut watch, &lava, (10_200, 10_800), false), []);
+        let verdict = run(&mut watch, &lava, (11_000, 11_000), false);
         assert_eq!(verdict, [Change::Down(OTHER)]);
     }
 }

@@ -169,7 +169,12 @@ pub enum Action {
         request: Box<Request>,
     },
     /// Propose a change of the lava.
-    Propose(Box<Change>),
+    Propose {
+        /// The lava by which it was found right: in another it may not be.
+        epoch: Epoch,
+        /// The change.
+        change: Box<Change>,
+    },
     /// A slice that is handed over has nothing under way any more.
     Drained {
         /// The slice.

@@ -229,7 +229,9 @@ impl<S: Store> Engine<S> {
             return;
         }
         self.proposing = Some(change.clone());
-        self.act(Action::Propose(Box::new(change)));
+        let epoch = self.lava.epoch;
+        let change = Box::new(change);
+        self.act(Action::Propose { epoch, change });
     }
 
     pub(super) fn proposed(&mut self, change: &Change, accepted: bool) {

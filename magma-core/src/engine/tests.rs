@@ -95,7 +95,7 @@ impl Alone {
         }) {
             match action {
                 Action::Send { message, .. } => sent.push(*message),
-                Action::Propose(change) => proposed.push(*change),
+                Action::Propose { change, .. } => proposed.push(*change),
                 _ => {}
             }
         }

@@ -25,7 +25,7 @@ use super::{StoreError, StoreResult};
 pub const FILE_NAME: &str = "agreement.sql";
 
 /// Version of the tables below.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE meta (
@@ -40,6 +40,18 @@ const SCHEMA: &str = "
         change BLOB,
         lava   BLOB
     ) STRICT;
+";
+
+/// Version 2: the log of the elected agreement ([`super::raft_log`]).
+const SCHEMA_2: &str = "
+    CREATE TABLE raft_log (
+        number INTEGER PRIMARY KEY,
+        entry  BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE raft_values (
+        name  TEXT PRIMARY KEY,
+        value BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// Another process may look into the file (a backup, a person); nobody else writes it.
@@ -88,7 +100,7 @@ impl AgreementLog {
     /// the directory's lock.
     pub fn open(dir: &Path) -> StoreResult<AgreementLog> {
         let path = dir.join(FILE_NAME);
-        let connection = Connection::open(&path).map_err(|e| sqlite(&path, e))?;
+        let connection = connect(&path)?;
         let mut log = AgreementLog {
             connection,
             path,
@@ -299,25 +311,19 @@ impl AgreementLog {
 
     fn set_up(&mut self) -> StoreResult<()> {
         let failed = |e| sqlite(&self.path, e);
-        let connection = &self.connection;
-        connection.busy_timeout(BUSY_LIMIT).map_err(failed)?;
-        let mode: String = connection
-            .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
-            .map_err(failed)?;
-        if mode != "wal" {
-            // Still durable with a rollback journal, only slower (some network file systems).
-            tracing::warn!(path = %self.path.display(), mode, "no write-ahead log here");
-        }
-        connection
-            .execute_batch("PRAGMA synchronous = FULL")
-            .map_err(failed)?;
-        let found: i64 = connection
+        let found: i64 = self
+            .connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(failed)?;
         match found {
             SCHEMA_VERSION => Ok(()),
             0 => self.write(|tx| {
                 tx.execute_batch(SCHEMA)?;
+                tx.execute_batch(SCHEMA_2)?;
+                tx.pragma_update(None, "user_version", SCHEMA_VERSION)
+            }),
+            1 => self.write(|tx| {
+                tx.execute_batch(SCHEMA_2)?;
                 tx.pragma_update(None, "user_version", SCHEMA_VERSION)
             }),
             found => Err(StoreError::TooNew {
@@ -379,7 +385,25 @@ fn signed(number: u64) -> Result<i64, ChangeRefused> {
     i64::try_from(number).map_err(|_| ChangeRefused::Full("epochs".into()))
 }
 
-fn sqlite(path: &Path, source: rusqlite::Error) -> StoreError {
+/// A connection whose commits are on the disk when they return.
+pub(super) fn connect(path: &Path) -> StoreResult<Connection> {
+    let failed = |e| sqlite(path, e);
+    let connection = Connection::open(path).map_err(failed)?;
+    connection.busy_timeout(BUSY_LIMIT).map_err(failed)?;
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(failed)?;
+    if mode != "wal" {
+        // Still durable with a rollback journal, only slower (some network file systems).
+        tracing::warn!(path = %path.display(), mode, "no write-ahead log here");
+    }
+    connection
+        .execute_batch("PRAGMA synchronous = FULL")
+        .map_err(failed)?;
+    Ok(connection)
+}
+
+pub(super) fn sqlite(path: &Path, source: rusqlite::Error) -> StoreError {
     let path = path.to_path_buf();
     if source.sqlite_error_code() == Some(ErrorCode::DiskFull) {
         StoreError::Full { path }
@@ -518,8 +542,8 @@ mod tests {
         assert!(matches!(
             newer,
             Err(StoreError::TooNew {
-                found: 2,
-                known: 1,
+                found: 3,
+                known: SCHEMA_VERSION,
                 ..
             })
         ));

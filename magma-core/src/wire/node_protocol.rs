@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::agreement::{Change, ChangeRefused, Term};
+use crate::agreement::{Change, ChangeRefused};
 use crate::ids::{Epoch, Generation, NetworkId, SessionId, SliceId, Stamp, VolcanoId};
 use crate::lava::{Lava, VolcanoInfo};
 
@@ -85,6 +85,8 @@ pub enum NodeCall {
         /// The change.
         change: Box<Change>,
     },
+    /// A volcano to another: a question of the consensus library. [`NodeAnswer::Agreement`].
+    Agreement(#[serde(with = "serde_bytes")] Vec<u8>),
     /// A volcano to a restarted one or the reverse: what do you hold? [`NodeAnswer::Status`].
     GetStatus,
     /// The console of a volcano to each other one: end yourself in order. [`NodeAnswer::Done`].
@@ -109,6 +111,8 @@ pub enum NodeAnswer {
     Joined(VolcanoId, Box<Lava>),
     /// What a volcano says of itself.
     Status(Box<VolcanoStatus>),
+    /// The consensus library's answer.
+    Agreement(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The change was refused.
     Refused(ChangeRefused),
     /// It cannot be done now; ask again. With the reason for a person.
@@ -135,8 +139,6 @@ pub enum NodePush {
     Lava(Box<Lava>),
     /// To the coordinator: a session has said that it is there.
     SessionHeard(SessionId),
-    /// Reserved for the agreement's own messages.
-    Agreement(Term, #[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 /// What a volcano says of itself with each heartbeat.

@@ -100,10 +100,7 @@ impl Service for NodeService {
         match codec::decode(&frame.header) {
             Ok(NodePush::Lava(lava)) => client.take_lava(*lava),
             Ok(
-                NodePush::Heartbeat(_)
-                | NodePush::VolcanoLease { .. }
-                | NodePush::SessionHeard(_)
-                | NodePush::Agreement(..),
+                NodePush::Heartbeat(_) | NodePush::VolcanoLease { .. } | NodePush::SessionHeard(_),
             ) => {}
             Err(error) => {
                 tracing::warn!(peer = %connection.peer(), %error, "a message was not understood");

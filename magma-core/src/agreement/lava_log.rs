@@ -1,23 +1,22 @@
-//! The agreement as the coordinator carries it alone.
+//! The lavas that a volcano has learned, on its disk: what it starts from, and works by before the
+//! agreement has told it anything.
 //!
-//! One volcano, the holder of the key of `/.dht`, decides; the others learn whole lavas from
-//! it. There is one chain of lavas because each one names who may make the next: the
-//! coordinator of the lava that it knows. When the slice of `/.dht` moves, the old coordinator
-//! stops with the entry that says so, and the new one begins when it has learned that entry.
+//! A lava counts here when it is of our network and generation, legal, and newer than ours. What a
+//! volcano is told is decided already, by the agreement; nobody works by a lava before it is kept.
 
-use crate::ids::{Epoch, VolcanoId};
+use crate::ids::VolcanoId;
 use crate::lava::{Lava, VolcanoInfo};
 use crate::store::StoreError;
 use crate::store::agreement_log::{AgreementLog, LogError};
 
-use super::{Agreement, Change, ChangeRefused, ProposeError, Term};
+use super::{ChangeRefused, LearnError, Term};
 
-/// The only term there is without elections.
-const TERM: Term = Term(1);
+/// Who led when a lava was decided is not told with it.
+const TERM: Term = Term(0);
 
-/// [`Agreement`] over the log of this volcano.
+/// What this volcano has learned.
 #[derive(Debug)]
-pub struct CoordinatorLog {
+pub struct LavaLog {
     log: AgreementLog,
     me: Option<VolcanoId>,
     lava: Lava,
@@ -25,17 +24,28 @@ pub struct CoordinatorLog {
     saved: Option<(VolcanoId, VolcanoInfo)>,
 }
 
-impl CoordinatorLog {
+impl LavaLog {
     /// Takes over a log with the lava in it; `me` is not known before this volcano has joined.
-    pub fn new(log: AgreementLog, me: Option<VolcanoId>) -> Result<CoordinatorLog, StoreError> {
+    pub fn new(log: AgreementLog, me: Option<VolcanoId>) -> Result<LavaLog, StoreError> {
         let lava = log.load()?.unwrap_or_default();
         let saved = log.load_self()?;
-        Ok(CoordinatorLog {
+        Ok(LavaLog {
             log,
             me,
             lava,
             saved,
         })
+    }
+
+    /// The newest lava.
+    pub fn lava(&self) -> &Lava {
+        &self.lava
+    }
+
+    /// Takes over a lava that was decided: on the disk when this returns. False when it is known, or
+    /// older than ours.
+    pub fn learn(&mut self, lava: &Lava) -> Result<bool, LearnError> {
+        self.take_over(lava)
     }
 
     /// Who this volcano is, once it is a member.
@@ -45,9 +55,9 @@ impl CoordinatorLog {
 
     /// Becomes a member: keeps the lava of the answer to a join, and in the same transaction who
     /// this volcano is in it, so that a crash never leaves one without the other.
-    pub fn joined(&mut self, me: VolcanoId, lava: &Lava) -> Result<(), ProposeError> {
+    pub fn joined(&mut self, me: VolcanoId, lava: &Lava) -> Result<(), LearnError> {
         if let Some(already) = self.me.filter(|&already| already != me) {
-            return Err(ProposeError::Foreign(format!(
+            return Err(LearnError::Foreign(format!(
                 "this volcano is volcano {already} already, it cannot join as volcano {me}"
             )));
         }
@@ -77,7 +87,7 @@ impl CoordinatorLog {
         self.log.next_start_number()
     }
 
-    fn take_over(&mut self, lava: &Lava) -> Result<bool, ProposeError> {
+    fn take_over(&mut self, lava: &Lava) -> Result<bool, LearnError> {
         lava.check()?;
         if self.lava.is_founded() {
             self.check_kin(lava)?;
@@ -85,22 +95,22 @@ impl CoordinatorLog {
                 return Ok(false);
             }
         }
-        self.keep(None, lava.clone())?;
+        self.keep(lava.clone())?;
         Ok(true)
     }
 
     /// Refuses a lava that cannot be of the same chain as ours.
-    fn check_kin(&self, other: &Lava) -> Result<(), ProposeError> {
+    fn check_kin(&self, other: &Lava) -> Result<(), LearnError> {
         let ours = &self.lava;
         if (other.network, other.generation) != (ours.network, ours.generation) {
-            return Err(ProposeError::Foreign(format!(
+            return Err(LearnError::Foreign(format!(
                 "this volcano belongs to lava network {} generation {}, the other to {} \
                  generation {}: check the address, or join empty with another directory (-d)",
                 ours.network, ours.generation, other.network, other.generation
             )));
         }
         if other.epoch == ours.epoch && other != ours {
-            return Err(ProposeError::Foreign(format!(
+            return Err(LearnError::Foreign(format!(
                 "there are two different lavas of epoch {} of network {}: one of the two \
                  directories was restored from a backup",
                 ours.epoch, ours.network
@@ -110,22 +120,22 @@ impl CoordinatorLog {
     }
 
     /// Commits: on the disk first, then in memory.
-    fn keep(&mut self, change: Option<&Change>, next: Lava) -> Result<(), ProposeError> {
+    fn keep(&mut self, next: Lava) -> Result<(), LearnError> {
         let itself = self.unsaved_self(&next);
         self.log
-            .append(TERM, change, &next, itself.as_ref())
-            .map_err(propose_error)?;
-        tracing::debug!(epoch = %next.epoch, ?change, "the lava has changed");
+            .append(TERM, None, &next, itself.as_ref())
+            .map_err(learn_error)?;
+        tracing::debug!(epoch = %next.epoch, "a lava is kept");
         self.saved = itself.or(self.saved.take());
         self.lava = next;
         Ok(())
     }
 
-    fn save_self(&mut self) -> Result<(), ProposeError> {
+    fn save_self(&mut self) -> Result<(), LearnError> {
         if let Some(itself) = self.unsaved_self(&self.lava) {
             self.log
                 .save_self(&itself.0, &itself.1)
-                .map_err(propose_error)?;
+                .map_err(learn_error)?;
             self.saved = Some(itself);
         }
         Ok(())
@@ -140,42 +150,13 @@ impl CoordinatorLog {
     }
 }
 
-impl Agreement for CoordinatorLog {
-    fn lava(&self) -> &Lava {
-        &self.lava
-    }
-
-    fn leads(&self) -> bool {
-        self.me.is_some() && self.lava.coordinator() == self.me
-    }
-
-    fn propose(&mut self, epoch: Epoch, change: &Change) -> Result<Lava, ProposeError> {
-        if !self.leads() {
-            return Err(ProposeError::NotLeader);
-        }
-        if change.binds_epoch() && epoch != self.lava.epoch {
-            return Err(ProposeError::Refused(ChangeRefused::EpochMoved {
-                proposed: epoch,
-                current: self.lava.epoch,
-            }));
-        }
-        let next = self.lava.apply(change)?;
-        self.keep(Some(change), next)?;
-        Ok(self.lava.clone())
-    }
-
-    fn learn(&mut self, lava: &Lava) -> Result<bool, ProposeError> {
-        self.take_over(lava)
-    }
-}
-
-fn propose_error(error: LogError) -> ProposeError {
+fn learn_error(error: LogError) -> LearnError {
     match error {
-        LogError::Refused(refused) => ProposeError::Refused(refused),
-        LogError::Store(store) => ProposeError::Log(store.to_string()),
+        LogError::Refused(refused) => LearnError::Refused(refused),
+        LogError::Store(store) => LearnError::Log(store.to_string()),
     }
 }
 
 #[cfg(test)]
-#[path = "coordinator_tests.rs"]
+#[path = "lava_log_tests.rs"]
 mod tests;
