@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use magma_core::agreement::{ChangeRefused, Proposal};
-use magma_core::ids::VolcanoId;
+use magma_core::ids::{Epoch, VolcanoId};
 use magma_core::lava::Lava;
 use magma_core::limits::ELECTION_MS;
 use magma_core::store::StoreError;
@@ -135,9 +135,10 @@ impl Group {
         let founded = Arc::new(AtomicBool::new(false));
         let (done, made) = std::sync::mpsc::channel();
         let begun = founded.clone();
+        let network = Network::new(link.clone());
         handle.spawn(async move {
             let told = (lava_told, begun);
-            let made = join_group(log, me.0, told, link, founder).await;
+            let made = join_group(log, me.0, told, network, founder).await;
             let _ = done.send(made);
         });
         let raft = made
@@ -156,7 +157,7 @@ impl Group {
         });
         group
             .runtime
-            .spawn(upkeep::run(Arc::downgrade(&group), lava.clone()));
+            .spawn(upkeep::run(Arc::downgrade(&group), link, lava.clone()));
         Ok(group)
     }
 
@@ -172,6 +173,12 @@ impl Group {
         self.leader() == Some(VolcanoId(self.me))
             && now < self.sure_until.load(Ordering::Acquire)
             && self.founded.load(Ordering::Acquire)
+    }
+
+    /// The epoch of the newest lava that is decided, as far as is known here. The node may still be
+    /// about to keep that one.
+    pub fn epoch(&self) -> Epoch {
+        self.lavas.borrow().epoch
     }
 
     /// Whether somebody leads who can decide.
@@ -243,7 +250,7 @@ async fn join_group(
     log: Arc<Mutex<RaftLog>>,
     me: u64,
     (told, founded): (watch::Sender<Arc<Lava>>, Arc<AtomicBool>),
-    link: NodeLink,
+    network: Network,
     founder: bool,
 ) -> Result<Raft<Agreed>, GroupError> {
     let library = |error: String| GroupError::Library(error);
@@ -260,7 +267,6 @@ async fn join_group(
     };
     let config = config.validate().map_err(|e| library(e.to_string()))?;
     let machine = Machine::open(log.clone(), told, founded).await?;
-    let network = Network::new(link);
     let raft = Raft::new(me, Arc::new(config), network, LogStore::new(log), machine)
         .await
         .map_err(|error| library(error.to_string()))?;

@@ -180,6 +180,10 @@ impl DebugFilter {
     fn lets_pass(&self, metadata: &Metadata<'_>) -> bool {
         let mask = self.0.mask();
         let level = *metadata.level();
+        // The consensus library tells every step of an election at INFO.
+        if level == Level::INFO && metadata.target().starts_with("openraft") {
+            return mask.shows('n');
+        }
         if level <= Level::INFO || mask == Mask::NONE {
             return level <= Level::INFO;
         }
@@ -375,6 +379,7 @@ mod tests {
         tracing::debug!(target: "quinn::connection", "packets");
         tracing::trace!(target: "quinn::connection", "every packet");
         tracing::debug!(target: "mio::poll", "never");
+        tracing::info!(target: "openraft::engine", "a step");
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl HandOver {
         match keyspace.hand_over.stage {
             Stage::Busy => {}
             Stage::Draining(slice, to) => {
-                if !may_follow(&lava, node.id, slice, to) {
+                let arrived = lava.slice(slice).is_some_and(|s| s.owner == to);
+                if !arrived && !may_follow(&lava, node.id, slice, to) {
                     tracing::info!(target: "magma::n", %slice, to = %lava.nick(to), "the slice cannot be handed over any more");
                     keyspace.hand_over.stage = Stage::Idle;
                     node.engine.post_surely(Event::Resume { slice });

@@ -15,7 +15,7 @@ use magma_core::engine::Event;
 use magma_core::error::OpError;
 use magma_core::ids::{Epoch, SessionId, SliceId, VolcanoId};
 use magma_core::lava::Lava;
-use magma_core::limits::{ENGINE_QUEUE, VOLCANO_LEASE_MS};
+use magma_core::limits::ENGINE_QUEUE;
 use magma_core::wire::codec;
 use magma_core::wire::flare_protocol::{Reply, Request};
 use magma_core::wire::node_protocol::{NodeAnswer, NodeCall, NodePush};
@@ -120,6 +120,8 @@ pub struct Keyspace {
     proposing: Arc<AtomicUsize>,
     sessions: SessionWatch,
     volcanos: VolcanoWatch,
+    /// Who led the agreement last, before this volcano.
+    led: Option<VolcanoId>,
     pub(crate) hand_over: HandOver,
 }
 
@@ -135,6 +137,7 @@ impl Keyspace {
             proposing: Arc::default(),
             sessions: SessionWatch::default(),
             volcanos: VolcanoWatch::default(),
+            led: None,
             hand_over,
         }
     }
@@ -398,14 +401,12 @@ impl Keyspace {
         let lava = self.node.lava();
         let leads = self.node.group.leads_for_sure();
         if !leads || !self.node.is_ready() || self.node.is_stopping() {
+            self.led = self.node.group.leader().or(self.led);
             return self.volcanos.rest();
         }
         let now = crate::engine::now().moment;
-        self.node.engine.post_surely(Event::VolcanoLease {
-            epoch: lava.epoch,
-            until: now.plus_ms(VOLCANO_LEASE_MS),
-        });
-        let verdicts = self.volcanos.verdicts(&lava, self.node.id, now);
+        let led = self.led.filter(|led| *led != self.node.id);
+        let verdicts = self.volcanos.verdicts(&lava, self.node.id, led, now);
         if self.is_proposing() {
             return;
         }
@@ -460,12 +461,13 @@ impl Keyspace {
 
 impl Handle<HeartbeatHeard> for Keyspace {
     fn handle(&mut self, message: HeartbeatHeard, _: &mut GuardedContext<Self>) {
-        if !self.node.group.leads_for_sure() {
-            return;
-        }
         let lava = self.node.lava();
         let now = crate::engine::now().moment;
-        if let Some(valid_ms) = self.volcanos.heard(&lava, message.from, now) {
+        let lease = self.volcanos.heard(&lava, message.from, now);
+        // A death that is decided must be known here before anyone gets a lease.
+        let group = &self.node.group;
+        let may = group.leads_for_sure() && lava.epoch >= group.epoch();
+        if let Some(valid_ms) = lease.filter(|_| may) {
             self.lease(message.from, lava.epoch, message.sent_ms, valid_ms);
         }
     }

@@ -244,8 +244,8 @@ pub const VOLCANO_LEASE_MS: u64 = 1_000;
 /// A volcano not heard of for this long is dead: its lease and a tenth more, in milliseconds.
 pub const VOLCANO_SILENT_MS: u64 = VOLCANO_LEASE_MS + VOLCANO_LEASE_MS / 10;
 /// Who leads gives leases only so long after a majority has said that it leads, in milliseconds.
-/// Less than [`ELECTION_MS`]: nobody else is elected before that.
-pub const LEADER_SURE_MS: u64 = 400;
+/// Less than twice [`ELECTION_MS`]: nobody else is elected before that.
+pub const LEADER_SURE_MS: u64 = 600;
 /// Who follows waits at least so long, and at most twice as long, before an election, in milliseconds;
 /// and votes for nobody before twice as long after it has heard the leader.
 pub const ELECTION_MS: u64 = 400;

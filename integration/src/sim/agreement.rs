@@ -53,7 +53,9 @@ impl Agreement {
 
     /// Looks who is dead, and who is back. True when the lava has changed.
     pub fn look(&mut self, time: u64) -> bool {
-        let verdicts = self.watch.verdicts(&self.lava, VolcanoId(0), Moment(time));
+        let verdicts = self
+            .watch
+            .verdicts(&self.lava, VolcanoId(0), None, Moment(time));
         let mut changed = false;
         for change in verdicts {
             changed |= self.propose(self.lava.epoch, &change);

@@ -7,12 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use magma_core::agreement::Proposal;
+use magma_core::engine::Event;
+use magma_core::ids::VolcanoId;
 use magma_core::lava::Lava;
 use magma_core::limits::{ELECTION_MS, HEARTBEAT_MS, LEADER_SURE_MS};
+use magma_core::time::Moment;
 use openraft::{ChangeMembers, EmptyNode, Raft};
 use rand::Rng;
 
-use super::{Agreed, Group};
+use super::{Agreed, Group, NodeLink};
 
 /// Between two looks at who votes.
 const MEMBERS: Duration = Duration::from_millis(500);
@@ -20,9 +23,10 @@ const MEMBERS: Duration = Duration::from_millis(500);
 const MEMBERS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs until the group is gone.
-pub(super) async fn run(group: Weak<Group>, first: Lava) {
+pub(super) async fn run(group: Weak<Group>, link: NodeLink, first: Lava) {
     tokio::spawn(members(group.clone()));
     let mut leaderless: Option<(Instant, Duration)> = None;
+    let mut known = None;
     loop {
         tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)).await;
         let Some(group) = group
@@ -38,6 +42,11 @@ pub(super) async fn run(group: Weak<Group>, first: Lava) {
             let votes = voters.contains(&group.me);
             (metrics.current_leader, votes, votes && voters.len() == 1)
         };
+        if leader.is_some() && leader != known {
+            known = leader;
+            let name = known.map(|id| group.lavas.borrow().nick(VolcanoId(id)));
+            tracing::info!(target: "magma::n", volcano = name, "leads the agreement");
+        }
         match leader {
             Some(leader) if leader == group.me => {
                 leaderless = None;
@@ -48,6 +57,7 @@ pub(super) async fn run(group: Weak<Group>, first: Lava) {
                 if matches!(sure, Ok(Ok(_))) {
                     let until = asked + LEADER_SURE_MS;
                     group.sure_until.fetch_max(until, Ordering::AcqRel);
+                    lease_to_itself(&link, until);
                     if !group.founded.load(Ordering::Acquire) {
                         // The log of a new network begins with its lava.
                         let found = Proposal::Found(Box::new(first.clone()));
@@ -71,6 +81,18 @@ pub(super) async fn run(group: Weak<Group>, first: Lava) {
                 }
             }
         }
+    }
+}
+
+/// Who leads needs nobody's lease. Its own ends when it is not sure any more, so that who leads after it
+/// needs not wait for that.
+fn lease_to_itself(link: &NodeLink, until: u64) {
+    let node = link.get().and_then(Weak::upgrade);
+    if let Some(node) = node.filter(|node| node.is_ready() && !node.is_stopping()) {
+        let epoch = node.lava().epoch;
+        let until = Moment(until);
+        node.engine
+            .post_surely(Event::VolcanoLease { epoch, until });
     }
 }
 
@@ -105,7 +127,7 @@ async fn follow(raft: &Raft<Agreed>, me: u64, lava: &Lava) {
     };
     let wanted: BTreeSet<u64> = lava.volcanos.iter().map(|volcano| volcano.id.0).collect();
     for id in wanted.difference(&known) {
-        tracing::info!(target: "magma::n", volcano = %lava.nick(magma_core::ids::VolcanoId(*id)), "the agreement takes in a volcano");
+        tracing::info!(target: "magma::n", volcano = %lava.nick(VolcanoId(*id)), "the agreement takes in a volcano");
         let _ = raft.add_learner(*id, EmptyNode {}, false).await;
     }
     let votes: BTreeSet<u64> = lava.voters().into_iter().map(|id| id.0).collect();

@@ -29,14 +29,19 @@ pub struct VolcanoWatch {
     condemned: BTreeSet<VolcanoId>,
     /// Dead ones that were heard of since.
     returned: BTreeSet<VolcanoId>,
+    /// When each was heard while nothing was watched.
+    before: BTreeMap<VolcanoId, Moment>,
 }
 
 impl VolcanoWatch {
     /// A heartbeat was received. Returns for how long the volcano has a lease, in milliseconds from
     /// when it sent it; none when it gets none (now).
     pub fn heard(&mut self, lava: &Lava, id: VolcanoId, now: Moment) -> Option<u64> {
-        self.looked?;
         let known = lava.volcano(id)?;
+        if self.looked.is_none() {
+            self.before.insert(id, now);
+            return None;
+        }
         if known.down {
             self.returned.insert(id);
             return None;
@@ -57,11 +62,23 @@ impl VolcanoWatch {
 
     /// Nothing is watched here (any more): another volcano leads, or nobody is served yet.
     pub fn rest(&mut self) {
-        *self = VolcanoWatch::default();
+        let before = std::mem::take(&mut self.before);
+        *self = VolcanoWatch {
+            before,
+            ..VolcanoWatch::default()
+        };
     }
 
-    /// What is to be proposed now. To be called several times a second by who leads.
-    pub fn verdicts(&mut self, lava: &Lava, me: VolcanoId, now: Moment) -> Vec<Change> {
+    /// What is to be proposed now. To be called several times a second by who leads, with who led
+    /// before: that one had leases from nobody but itself, for as long as it led for sure, which is
+    /// over. What we have heard of it ourselves is all there is to know.
+    pub fn verdicts(
+        &mut self,
+        lava: &Lava,
+        me: VolcanoId,
+        led: Option<VolcanoId>,
+        now: Moment,
+    ) -> Vec<Change> {
         let awake = self
             .looked
             .is_some_and(|looked| now.since_ms(looked) < WATCH_AWAKE_MS);
@@ -74,6 +91,14 @@ impl VolcanoWatch {
             true => Moment(now.0.saturating_sub(LEADER_HEAD_START_MS)),
             false => now,
         };
+        if let Some(led) = led.filter(|_| begins)
+            && let Some(at) = self.before.get(&led)
+        {
+            self.heard.insert(led, *at);
+        }
+        if begins {
+            self.before.clear();
+        }
         let alive = |id: &VolcanoId| lava.volcano(*id).is_some_and(|volcano| !volcano.down);
         self.heard.retain(|id, _| alive(id));
         self.condemned.retain(alive);
@@ -117,7 +142,7 @@ mod tests {
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         for at in (from..=until).step_by(TICK as usize) {
-            changes = watch.verdicts(lava, ME, Moment(at));
+            changes = watch.verdicts(lava, ME, None, Moment(at));
             if beats {
                 watch.heard(lava, OTHER, Moment(at));
             }
@@ -153,14 +178,26 @@ mod tests {
     }
 
     #[test]
+    fn who_led_before_and_is_silent_is_dead_at_once() {
+        let lava = two();
+        for (heard, dead) in [(4_000, false), (2_800, true)] {
+            let mut watch = VolcanoWatch::default();
+            assert_eq!(watch.heard(&lava, OTHER, Moment(heard)), None);
+            watch.rest();
+            let verdict = watch.verdicts(&lava, ME, Some(OTHER), Moment(4_000));
+            assert_eq!(verdict == [Change::Down(OTHER)], dead);
+        }
+    }
+
+    #[test]
     fn who_was_stopped_or_begins_counts_anew() {
         let lava = two();
         let mut watch = VolcanoWatch::default();
         assert_eq!(run(&mut watch, &lava, (400, 1_000), false), []);
         assert_eq!(run(&mut watch, &lava, (9_000, 10_000), false), []);
         watch.rest();
-        assert_eq!(run(&mut watch, &lava, (10_200, 10_800), false), []);
-        let verdict = run(&mut watch, &lava, (11_000, 11_000), false);
+        assert_eq!(run(&mut watch, &lava, (10_200, 11_000), false), []);
+        let verdict = run(&mut watch, &lava, (11_200, 11_200), false);
         assert_eq!(verdict, [Change::Down(OTHER)]);
     }
 }

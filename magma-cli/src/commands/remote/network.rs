@@ -95,6 +95,8 @@ fn problems(lava: &Lava, heard: &[Heard]) -> Vec<String> {
                 problems.push(format!("{nick} is full: remove files, or add a volcano"));
             }
             Ok(_) => {}
+            // Said below.
+            Err(_) if volcano.down => {}
             Err(_) => problems.push(format!("{nick} does not answer: start it again")),
         }
     }
