@@ -14,6 +14,7 @@
 //! | [`snapshot`] | what a tree looks like, down to inode numbers and times |
 //! | [`suites`] | conformance suites that others wrote |
 //! | [`tools`] | programs of others (git, rsync, …) that work on a mount |
+//! | [`worker`] | a program at work, for tests that break something below it |
 //! | [`stores`] | the stores of volcanos that do not run |
 //!
 //! Everything ends with the test, however that ends: processes are asked to, killed if they do
@@ -33,6 +34,7 @@ pub mod stores;
 pub mod suites;
 pub mod tools;
 pub mod volcano_process;
+pub mod worker;
 
 pub use cluster::Cluster;
 pub use mounted::Mount;

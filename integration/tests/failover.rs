@@ -6,16 +6,13 @@
 // Helpers of tests are no tests to clippy.
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use integration::Cluster;
 use integration::cluster::KEY;
 use integration::mounted::can_mount;
 use integration::volcano_process::programs;
+use integration::worker::Worker;
 use magma_cli::program::Program;
 use nix::sys::signal::Signal;
 
@@ -49,65 +46,6 @@ fn becomes_whole(cluster: &Cluster) -> String {
         let (well, text) = status(cluster, 0);
         well.then_some(text)
     })
-}
-
-/// Writes files with a name and a content of their own, reads each, and remembers the longest that
-/// one took.
-struct Worker {
-    dir: PathBuf,
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Result<(usize, Duration), String>>,
-}
-
-impl Worker {
-    fn start(dir: PathBuf) -> Worker {
-        fs::create_dir(&dir).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = {
-            let (dir, stop) = (dir.clone(), stop.clone());
-            std::thread::spawn(move || work(&dir, &stop))
-        };
-        Worker { dir, stop, thread }
-    }
-
-    /// Waits until so many more files are there.
-    fn goes_on(&self, files: usize) {
-        let here = fs::read_dir(&self.dir).unwrap().count();
-        let further = self.dir.join(format!("file-{}", here + files));
-        Cluster::eventually("the work goes on", || further.exists().then_some(()));
-    }
-
-    /// Checks that all is there, and returns the longest that a file took.
-    fn end(self, seen_from: &Path) -> Duration {
-        self.stop.store(true, Ordering::Relaxed);
-        let (count, longest) = self.thread.join().unwrap().unwrap();
-        let dir = seen_from.join(self.dir.file_name().unwrap());
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), count);
-        for file in 0..count {
-            let seen = fs::read_to_string(dir.join(format!("file-{file}"))).unwrap();
-            assert_eq!(seen, format!("content {file}"));
-        }
-        longest
-    }
-}
-
-fn work(dir: &Path, stop: &AtomicBool) -> Result<(usize, Duration), String> {
-    let mut longest = Duration::ZERO;
-    let mut count = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let begin = Instant::now();
-        let path = dir.join(format!("file-{count}"));
-        let text = format!("content {count}");
-        let failed = |error| format!("{}: {error}", path.display());
-        fs::write(&path, &text).map_err(failed)?;
-        let seen = fs::read_to_string(&path).map_err(failed)?;
-        if seen != text {
-            return Err(format!("{}: {seen:?}", path.display()));
-        }
-        longest = longest.max(begin.elapsed());
-        count += 1;
-    }
-    Ok((count, longest))
 }
 
 /// Two mounts work while one volcano after the other ends in some way for a while.
@@ -158,4 +96,27 @@ fn the_next_volcano_takes_over_from_one_that_is_stopped() {
         |cluster, at| cluster.volcano(at).process().signal(Signal::SIGSTOP),
         |cluster, at| cluster.volcano(at).process().signal(Signal::SIGCONT),
     );
+}
+
+#[test]
+fn a_volcano_that_starts_does_not_wait_for_one_that_dies_meanwhile() {
+    if !can_mount() {
+        return;
+    }
+    let mut cluster = Cluster::start(3);
+    let mount = cluster.mount(2);
+    let worker = Worker::start(mount.join("dir"));
+    worker.goes_on(20);
+    cluster.kill(0);
+    cluster.start_without_waiting(0);
+    cluster.kill(1);
+    cluster.volcano(0).wait_ready().unwrap();
+    worker.goes_on(20);
+    cluster.start_again(1);
+    let whole = becomes_whole(&cluster);
+    assert!(whole.contains("All is well"), "{whole}");
+    let longest = worker.end(mount.path());
+    println!("two volcanos ended, one after the other: the longest file took {longest:?}");
+    cluster.fsck().unwrap();
+    mount.end();
 }

@@ -6,12 +6,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::PathBuf;
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use integration::Cluster;
 use integration::mounted::can_mount;
+use integration::worker::Worker;
 use nix::sys::signal::Signal;
 
 /// Resident memory of a volcano at rest.
@@ -53,28 +52,6 @@ fn a_network_restarts_in_every_order() {
     }
 }
 
-/// Writes and reads files in a thread of its own; each name hashes somewhere else, so that all
-/// volcanos are asked. Gives back the longest that one file took.
-fn work(dir: PathBuf, stop: mpsc::Receiver<()>) -> Result<(usize, Duration), String> {
-    let mut longest = Duration::ZERO;
-    for count in 0.. {
-        if stop.try_recv() != Err(mpsc::TryRecvError::Empty) {
-            return Ok((count, longest));
-        }
-        let begin = Instant::now();
-        let path = dir.join(format!("file-{count}"));
-        let text = format!("content {count}");
-        let failed = |error| format!("{}: {error}", path.display());
-        fs::write(&path, &text).map_err(failed)?;
-        let seen = fs::read_to_string(&path).map_err(failed)?;
-        if seen != text {
-            return Err(format!("{}: {seen:?}", path.display()));
-        }
-        longest = longest.max(begin.elapsed());
-    }
-    unreachable!("counted to the end of all numbers")
-}
-
 /// Ends a volcano under a working mount, in its way, and starts it again: the mount stalls,
 /// goes on, and loses nothing.
 fn comes_back(end: impl Fn(&mut Cluster, usize)) {
@@ -86,30 +63,14 @@ fn comes_back(end: impl Fn(&mut Cluster, usize)) {
     let mut cluster = Cluster::start(3);
     let mount = cluster.mount(0);
     for at in 0..3 {
-        let dir = mount.join(format!("dir-{at}"));
-        fs::create_dir(&dir).unwrap();
-        let (stop, stopped) = mpsc::channel();
-        let worker = {
-            let dir = dir.clone();
-            std::thread::spawn(move || work(dir, stopped))
-        };
-        Cluster::eventually("the worker works", || {
-            dir.join("file-20").exists().then_some(())
-        });
+        let worker = Worker::start(mount.join(format!("dir-{at}")));
+        worker.goes_on(20);
         end(&mut cluster, at);
         cluster.start_again(at);
-        let here = fs::read_dir(&dir).unwrap().count();
-        let further = dir.join(format!("file-{}", here + 20));
-        Cluster::eventually("the work goes on", || further.exists().then_some(()));
-        stop.send(()).unwrap();
-        let (count, longest) = worker.join().unwrap().unwrap();
-        println!("volcano {at}: {count} files, the longest took {longest:?}");
+        worker.goes_on(20);
+        let longest = worker.end(mount.path());
+        println!("volcano {at}: the longest file took {longest:?}");
         assert!(longest < noticed, "a file took {longest:?}");
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), count);
-        for file in 0..count {
-            let seen = fs::read_to_string(dir.join(format!("file-{file}"))).unwrap();
-            assert_eq!(seen, format!("content {file}"));
-        }
     }
     mount.end();
 }

@@ -400,7 +400,9 @@ impl Keyspace {
     fn watch_volcanos(&mut self, ctx: &mut GuardedContext<Self>) {
         let lava = self.node.lava();
         let leads = self.node.group.leads_for_sure();
-        if !leads || !self.node.is_ready() || self.node.is_stopping() {
+        // A network that is starting waits for all; one that serves does not wait for the dead, and
+        // neither may a volcano that comes back to it.
+        if !leads || !self.node.network_serves() || self.node.is_stopping() {
             self.led = self.node.group.leader().or(self.led);
             return self.volcanos.rest();
         }

@@ -272,6 +272,12 @@ impl Node {
             .collect()
     }
 
+    /// Whether the network serves: this volcano, or another that is alive.
+    pub fn network_serves(&self) -> bool {
+        let others = || self.statuses().into_iter();
+        self.is_ready() || others().any(|(status, alive)| alive && status.ready)
+    }
+
     /// Counts and logs a peer that was turned away after it had proved the secret.
     pub fn refused(&self, from: SocketAddr, reason: &str) {
         self.refusals.fetch_add(1, Ordering::Relaxed);

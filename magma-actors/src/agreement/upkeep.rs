@@ -35,6 +35,13 @@ pub(super) async fn run(group: Weak<Group>, link: NodeLink, first: Lava) {
         else {
             return;
         };
+        let ended = group.raft.metrics().borrow().running_state.clone().err();
+        if let Some(fatal) = ended {
+            tracing::error!(
+                "the agreement has ended here: this volcano does not vote before it is started again: {fatal}"
+            );
+            return;
+        }
         let (leader, votes, alone) = {
             let metrics = group.raft.metrics();
             let metrics = metrics.borrow();
