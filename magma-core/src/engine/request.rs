@@ -182,7 +182,13 @@ impl<S: Store> Engine<S> {
             // sent again may have been done.
             match self.known_reply(&mut state)? {
                 Known::New => {}
-                Known::Done => return self.reply(state),
+                Known::Done => {
+                    // Done here, and perhaps not by the copies yet: the row of the answer belongs to
+                    // this key.
+                    let gate = self.gate(state.slice, state.request.key);
+                    state.gate = state.gate.max(gate);
+                    return self.reply(state);
+                }
                 Known::UnderWay => return Ok(()),
                 Known::Adopts(tx) => {
                     if let Some(pending) = self.pending.get_mut(&tx) {

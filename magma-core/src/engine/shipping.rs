@@ -379,8 +379,8 @@ impl<S: Store> Engine<S> {
             match copy.stream {
                 // Only our connection may have broken, not the one that the copy dialled: then
                 // it does not know that anything was lost, and says nothing by itself.
-                Stream::Down if !copy.counts => self.send(volcano, PeerMessage::Attach { slice }),
-                Stream::Down | Stream::Live | Stream::CatchingUp(_) => {
+                Stream::Down => self.send(volcano, PeerMessage::Attach { slice }),
+                Stream::Live | Stream::CatchingUp(_) => {
                     copy.stream = Stream::CatchingUp(copy.acked);
                     self.catch_up(volcano, slice)?;
                 }

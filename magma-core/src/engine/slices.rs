@@ -18,8 +18,9 @@ pub(super) struct Owned {
     pub(super) last: Seq,
     /// Its epoch.
     pub(super) last_epoch: Epoch,
-    /// The first operation of this owner, where it took over from a dead one. Until all copies
-    /// that count have it, they may lack what came before it: every answer waits for it.
+    /// The first operation of this owner, where it took over from a dead one, or the last of its life
+    /// before. Until all copies that count have it, they may lack what came before it: every answer
+    /// waits for it.
     pub(super) took_over: Seq,
     /// The last operation that has left our memory.
     pub(super) committed: Seq,
@@ -116,6 +117,15 @@ impl Owned {
             outgoing: Vec::new(),
             handing: None,
             drained: false,
+        }
+    }
+
+    /// After a start it is not known whether the copies have all that is here: every answer waits
+    /// until they have said so.
+    pub(super) fn doubt(&mut self) {
+        if let Some(before) = self.last.0.checked_sub(1) {
+            self.took_over = self.last;
+            self.acked = Seq(before);
         }
     }
 

@@ -90,7 +90,10 @@ impl<S: Store> Engine<S> {
                 self.cut_owned(from, slice)?;
             } else {
                 let at = promoted.or(stored).unwrap_or_default();
-                let owned = Owned::new(slice.id, slice.start, slice.end, at);
+                let mut owned = Owned::new(slice.id, slice.start, slice.end, at);
+                if promoted.is_none() && slice.in_sync().next().is_some() {
+                    owned.doubt();
+                }
                 self.owned.insert(slice.id, owned);
                 // What an earlier owner, or life, has left unfinished.
                 let unsettled = self.store.unsettled(slice.start, slice.end, usize::MAX)?;

@@ -1,6 +1,7 @@
 //! Owners and copies that come back, and the fence.
 
 use super::*;
+use crate::op::XattrMode;
 
 /// A copy that was away goes on from where it was, if that is the owner's own past. One whose last
 /// operation is another than the owner's, or beyond it, has what was never acknowledged.
@@ -80,4 +81,65 @@ fn a_copy_is_proposed_with_all_that_was_acknowledged_without_it() {
     let seq = last;
     let (_, proposed) = alone.hears(PeerMessage::ShipAck { slice, epoch, seq });
     assert_eq!(proposed, [Change::CopyInSync { slice, volcano }]);
+}
+
+/// A copy of everything on the second volcano, in sync and silent from now on.
+fn with_silent_copy() -> Alone {
+    let mut alone = Alone::new();
+    let (slice, volcano) = (SliceId(1), VolcanoId(2));
+    alone.change(Change::Join {
+        volcano: info(2),
+        after: VolcanoId(1),
+    });
+    alone.change(Change::AddCopy { slice, volcano });
+    alone.change(Change::CopyInSync { slice, volcano });
+    alone
+}
+
+fn acknowledge(alone: &mut Alone) -> Vec<Action> {
+    let slice = SliceId(1);
+    let (epoch, seq) = alone.engine.store().position(slice).unwrap().unwrap();
+    alone.handle(Event::Peer {
+        from: VolcanoId(2),
+        message: Box::new(PeerMessage::ShipAck { slice, epoch, seq }),
+        payload: Bytes::new(),
+    })
+}
+
+fn is_answered(actions: &[Action]) -> bool {
+    let reply = |action: &Action| matches!(action, Action::Reply { .. });
+    actions.iter().any(reply)
+}
+
+/// Who asks again what was done here, and not yet by the copy, waits for the copy too: the owner may
+/// die, and the copy in its place would know nothing of it.
+#[test]
+fn a_repeated_request_waits_for_the_copies_as_the_first_did() {
+    let mut alone = with_silent_copy();
+    let flare = match alone.engine.store().flare(ROOT).unwrap() {
+        Some(row) => row.flare_ref(),
+        None => panic!("there is a root"),
+    };
+    acknowledge(&mut alone);
+    let change = || {
+        let (name, value) = (b"user.a".to_vec(), b"1".to_vec());
+        Op::SetXattr(flare, name, value, XattrMode::Either)
+    };
+    let first = alone.send(ROOT, change());
+    assert!(!is_answered(&first));
+    alone.seq -= 1;
+    let again = alone.send(ROOT, change());
+    assert!(!is_answered(&again), "{again:?}");
+    assert!(is_answered(&acknowledge(&mut alone)));
+}
+
+/// Nor is anything told after a start before the copies have said that they have it.
+#[test]
+fn after_a_start_answers_wait_for_the_copies() {
+    let mut alone = with_silent_copy();
+    alone.restart();
+    alone.handle(Event::Serve);
+    let asked = alone.send(ROOT, Op::GetRoot);
+    assert!(!is_answered(&asked), "{asked:?}");
+    assert!(is_answered(&acknowledge(&mut alone)));
 }
