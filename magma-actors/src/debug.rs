@@ -412,7 +412,9 @@ mod tests {
 
             switch.open(Mask::parse("V").expect("a channel"));
             say_everything();
-            assert_eq!(sink.take().lines().count(), 5);
+            let said = sink.take();
+            assert_eq!(said.lines().count(), 6);
+            assert!(said.contains("<6>openraft::engine: a step"), "{said}");
 
             switch.close(Mask::parse("Vu").expect("channels"));
             say_everything();
