@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::flare::{Decision, EntryRow, FlareRow, LinkRow, LinkState, Name, OutboxRow, ReplyRow};
 use crate::ids::{Epoch, FlareRef, Seq, SessionId, SliceId, Slot, TxId};
 use crate::key::Key;
+use crate::limits::RECORDS_BYTES;
 
 /// One change of one row, or of one range of content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +108,21 @@ impl Effect {
         }
     }
 
+    /// Bytes that it takes in the header of a message, at most and by estimate: what can be long in it,
+    /// and more than all the rest.
+    pub fn weight(&self) -> usize {
+        const REST: usize = 512;
+        let long = match self {
+            Effect::PutFlare(row) => row.acls.as_ref().map_or(0, |acls| acls.weight()),
+            Effect::PutEntry(_, row) => row.name.as_bytes().len(),
+            Effect::PutXattr(_, name, value) => name.len() + value.len(),
+            Effect::PutReply(row) => row.reply.len(),
+            Effect::PutOutbox(row) => row.step.len(),
+            _ => 0,
+        };
+        REST + long
+    }
+
     /// The one key that this effect belongs to.
     pub fn key(&self) -> Key {
         match self {
@@ -160,6 +176,11 @@ impl Record {
         })
     }
 
+    /// See [`Effect::weight`].
+    pub fn weight(&self) -> usize {
+        self.effects.iter().map(Effect::weight).sum()
+    }
+
     /// Gives the content writes of a decoded record their bytes, from the front of `payload`.
     pub fn take_payload(&mut self, payload: &mut Bytes) -> Result<(), ShortPayload> {
         for effect in &mut self.effects {
@@ -173,6 +194,24 @@ impl Record {
         }
         Ok(())
     }
+}
+
+/// Cuts a list into parts that fit into the header of a message, each with at least one item.
+pub fn in_parts<T>(items: Vec<T>, weight: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut parts: Vec<Vec<T>> = Vec::new();
+    let mut sum = usize::MAX;
+    for item in items {
+        let weighs = weight(&item);
+        sum = sum.saturating_add(weighs);
+        match parts.last_mut() {
+            Some(part) if sum <= RECORDS_BYTES => part.push(item),
+            _ => {
+                parts.push(vec![item]);
+                sum = weighs;
+            }
+        }
+    }
+    parts
 }
 
 /// A record names more content bytes than came with it.

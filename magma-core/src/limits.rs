@@ -113,6 +113,9 @@ pub const JOURNAL_RECORDS: u64 = 20_000;
 pub const SHIP_WINDOW_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one batch of keys sent to a copy that is being filled.
 pub const COPY_BATCH_BYTES: usize = 1024 * 1024;
+/// Rows or operations in one message between volcanos, in bytes of its header by estimate: a quarter of
+/// what a header may have.
+pub const RECORDS_BYTES: usize = FRAME_HEADER_MAX / 4;
 
 /// Keys of which one page of `magma fsck` shows the rows: a page is read on the engine's thread.
 pub const FSCK_PAGE_KEYS: usize = 128;

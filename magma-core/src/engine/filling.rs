@@ -11,16 +11,13 @@ use bytes::Bytes;
 use super::slices::{Fill, Stream};
 use super::{Action, Engine};
 use crate::agreement::Change;
-use crate::effect::{ContentWrite, Effect, Record};
+use crate::effect::{ContentWrite, Effect, Record, in_parts};
 use crate::flare::{FlareRow, Kind, Layout};
 use crate::ids::{Epoch, Seq, SliceId, VolcanoId};
 use crate::key::Key;
 use crate::limits::{COPY_BATCH_BYTES, IO_MAX};
 use crate::store::{Store, StoreResult};
 use crate::wire::peer::PeerMessage;
-
-/// Rows counted as this many bytes when a batch is bounded.
-const ROW_BYTES: usize = 256;
 
 impl<S: Store> Engine<S> {
     /// Owner: begins to fill a copy from nothing.
@@ -71,6 +68,7 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         let mut batch = std::mem::take(&mut **fill);
+        let before = batch.cursor;
         let mut effects = Vec::new();
         let mut bytes = 0;
         while bytes < COPY_BATCH_BYTES {
@@ -86,7 +84,7 @@ impl<S: Store> Engine<S> {
                 batch.sent_all = true;
                 break;
             };
-            bytes += ROW_BYTES * rows.len();
+            bytes += rows.iter().map(Effect::weight).sum::<usize>();
             for effect in rows {
                 if let Effect::PutFlare(row) = &effect
                     && matches!(row.kind, Kind::File | Kind::Symlink)
@@ -115,28 +113,40 @@ impl<S: Store> Engine<S> {
         {
             copy.stream = Stream::Filling(Box::new(batch));
         }
-        let rows = Record {
-            slice,
-            epoch: last_epoch,
-            seq: last,
-            clock: self.clock.last(),
-            effects,
+        // The rows of one key may be too many for one message: a large directory, say. They follow
+        // each other with nothing in between, and count from the last of them on.
+        let parts = in_parts(effects, Effect::weight);
+        let parts = match parts.is_empty() {
+            true => vec![Vec::new()],
+            false => parts,
         };
-        let payload: Vec<Bytes> = rows.payload().cloned().collect();
-        let epoch = self.lava.epoch;
-        let message = PeerMessage::CopyRows {
-            slice,
-            epoch,
-            fill,
-            rows,
-            cursor,
-            done,
-        };
-        self.act(Action::Send {
-            to,
-            message: Box::new(message),
-            payload,
-        });
+        let before = before.or(start.prev()).unwrap_or(Key::MIN);
+        let count = parts.len();
+        for (number, effects) in parts.into_iter().enumerate() {
+            let is_last = number + 1 == count;
+            let rows = Record {
+                slice,
+                epoch: last_epoch,
+                seq: last,
+                clock: self.clock.last(),
+                effects,
+            };
+            let payload: Vec<Bytes> = rows.payload().cloned().collect();
+            let message = PeerMessage::CopyRows {
+                slice,
+                epoch: self.lava.epoch,
+                fill,
+                rows,
+                cursor: if is_last { cursor } else { before },
+                done: done && is_last,
+                more: !is_last,
+            };
+            self.act(Action::Send {
+                to,
+                message: Box::new(message),
+                payload,
+            });
+        }
         Ok(())
     }
 
@@ -201,8 +211,7 @@ impl<S: Store> Engine<S> {
         epoch: Epoch,
         fill: u64,
         mut rows: Record,
-        cursor: Key,
-        done: bool,
+        (cursor, done, more): (Key, bool, bool),
         mut payload: Bytes,
     ) -> StoreResult<()> {
         let Some(held) = self.held.get_mut(&slice) else {
@@ -228,6 +237,10 @@ impl<S: Store> Engine<S> {
         }
         if done {
             self.rows().set_position(slice, (rows.epoch, rows.seq))?;
+        }
+        if more {
+            // The last part is acknowledged for all.
+            return Ok(());
         }
         let done = done.then_some(rows.seq);
         self.send(

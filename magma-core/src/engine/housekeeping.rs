@@ -55,7 +55,16 @@ impl<S: Store> Engine<S> {
                 rows,
                 cursor,
                 done,
-            } => self.copy_rows(from, slice, epoch, fill, rows, cursor, done, payload),
+                more,
+            } => self.copy_rows(
+                from,
+                slice,
+                epoch,
+                fill,
+                rows,
+                (cursor, done, more),
+                payload,
+            ),
             PeerMessage::CopyAck {
                 slice, fill, done, ..
             } => self.copy_ack(from, slice, fill, done),

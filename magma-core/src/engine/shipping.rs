@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::slices::Stream;
 use super::{Action, Engine};
 use crate::agreement::Change;
-use crate::effect::{Effect, Record};
+use crate::effect::{Effect, Record, in_parts};
 use crate::ids::{Epoch, Seq, SliceId, VolcanoId};
 use crate::store::{Store, StoreResult};
 use crate::wire::peer::PeerMessage;
@@ -36,32 +36,34 @@ impl<S: Store> Engine<S> {
                 .filter(|(_, copy)| matches!(copy.stream, Stream::Live | Stream::Filling(_)))
                 .map(|(volcano, _)| *volcano)
                 .collect();
-            let payload: Vec<Bytes> = records.iter().flat_map(Record::payload).cloned().collect();
             let last = targets.pop();
-            for to in targets {
-                let message = PeerMessage::Ship {
-                    slice,
-                    epoch,
-                    records: records.clone(),
-                };
-                let payload = payload.clone();
-                self.actions.push(Action::Send {
-                    to,
-                    message: Box::new(message),
-                    payload,
-                });
-            }
-            if let Some(to) = last {
-                let message = PeerMessage::Ship {
-                    slice,
-                    epoch,
-                    records,
-                };
-                self.actions.push(Action::Send {
-                    to,
-                    message: Box::new(message),
-                    payload,
-                });
+            for records in in_parts(records, Record::weight) {
+                let payload: Vec<Bytes> =
+                    records.iter().flat_map(Record::payload).cloned().collect();
+                for to in &targets {
+                    let message = PeerMessage::Ship {
+                        slice,
+                        epoch,
+                        records: records.clone(),
+                    };
+                    self.actions.push(Action::Send {
+                        to: *to,
+                        message: Box::new(message),
+                        payload: payload.clone(),
+                    });
+                }
+                if let Some(to) = last {
+                    let message = PeerMessage::Ship {
+                        slice,
+                        epoch,
+                        records,
+                    };
+                    self.actions.push(Action::Send {
+                        to,
+                        message: Box::new(message),
+                        payload,
+                    });
+                }
             }
         }
     }
@@ -233,6 +235,8 @@ impl<S: Store> Engine<S> {
             self.propose(Change::RemoveCopy { slice, volcano: to });
             return Ok(());
         };
+        let records = in_parts(records, Record::weight).into_iter().next();
+        let records = records.unwrap_or_default();
         let reached = records.last().map_or(sent, |record| record.seq);
         if let Some(copy) = self
             .owned

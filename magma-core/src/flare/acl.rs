@@ -81,6 +81,13 @@ pub struct Acls {
 }
 
 impl Acls {
+    /// Bytes that it takes in a message, at most: its numbers are encoded one by one.
+    pub fn weight(&self) -> usize {
+        let lists = [&self.access, &self.default];
+        let entries: usize = lists.into_iter().flatten().map(|list| list.0.len()).sum();
+        64 * entries
+    }
+
     /// As a row keeps them: nothing for none.
     pub fn boxed(self) -> Option<Box<Acls>> {
         let some = self.access.is_some() || self.default.is_some();

@@ -67,6 +67,9 @@ pub enum PeerMessage {
         cursor: Key,
         /// These were the last.
         done: bool,
+        /// More rows of the same keys follow at once: only the last part is acknowledged.
+        #[serde(default)]
+        more: bool,
     },
     /// Copy to owner: the rows up to this key are here (flow control).
     CopyAck {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::op::XattrMode;
+use crate::wire::codec;
 
 /// A copy that was away goes on from where it was, if that is the owner's own past. One whose last
 /// operation is another than the owner's, or beyond it, has what was never acknowledged.
@@ -142,4 +143,64 @@ fn after_a_start_answers_wait_for_the_copies() {
     let asked = alone.send(ROOT, Op::GetRoot);
     assert!(!is_answered(&asked), "{asked:?}");
     assert!(is_answered(&acknowledge(&mut alone)));
+}
+
+/// Rows of one key may be more than a message holds: they come in parts, and nothing is left out.
+#[test]
+fn a_copy_gets_rows_that_do_not_fit_into_one_message() {
+    const COUNT: usize = 100;
+    let mut alone = Alone::new();
+    let (slice, volcano) = (SliceId(1), VolcanoId(2));
+    let root = alone.root();
+    for number in 0..COUNT {
+        let (name, value) = (format!("user.{number}").into_bytes(), vec![7; 60_000]);
+        let set = Op::SetXattr(root, name, value, XattrMode::Either);
+        assert_eq!(alone.ask(ROOT, set), Ok(Answer::Done));
+    }
+    let (_, last) = alone.engine.store().position(slice).unwrap().unwrap();
+    alone.change(Change::Join {
+        volcano: info(2),
+        after: VolcanoId(1),
+    });
+    alone.change(Change::AddCopy { slice, volcano });
+    alone.handle(Event::PeerUp(volcano));
+    let (sent, _) = alone.hears(PeerMessage::ShipFrom { slice, have: None });
+    assert!(sent.iter().all(|message| codec::encode(message).is_ok()));
+    let (mut xattrs, mut ends) = (0, Vec::new());
+    for message in &sent {
+        if let PeerMessage::CopyRows {
+            rows, done, more, ..
+        } = message
+        {
+            let is_xattr = |effect: &&Effect| matches!(effect, Effect::PutXattr(..));
+            xattrs += rows.effects.iter().filter(is_xattr).count();
+            ends.push((*done, *more));
+        }
+    }
+    assert_eq!(xattrs, COUNT);
+    assert!(ends.len() > 3);
+    assert_eq!(
+        ends.pop(),
+        Some((false, false)),
+        "acknowledged, then the next"
+    );
+    assert!(ends.iter().all(|end| *end == (false, true)));
+
+    // One that was away gets operations that do not fit into one message either.
+    let have = Some((Epoch(2), Seq(last.0 - COUNT as u64)));
+    let mut heard = PeerMessage::ShipFrom { slice, have };
+    let mut records = 0;
+    loop {
+        let (sent, _) = alone.hears(heard);
+        assert!(sent.iter().all(|message| codec::encode(message).is_ok()));
+        let shipped = sent.iter().find_map(|message| match message {
+            PeerMessage::Ship { records, .. } => records.last().map(|last| (records.len(), last)),
+            _ => None,
+        });
+        let Some((count, at)) = shipped else { break };
+        records += count;
+        let (epoch, seq) = (at.epoch, at.seq);
+        heard = PeerMessage::ShipAck { slice, epoch, seq };
+    }
+    assert_eq!(records, COUNT);
 }
