@@ -32,9 +32,10 @@ use magma_core::store::raft_log::RaftLog;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::node::Node;
+use crate::runtime_thread::RuntimeThread;
 use log_store::LogStore;
 use machine::Machine;
 use network::Network;
@@ -86,8 +87,8 @@ pub struct Group {
     /// The log has begun with a lava.
     founded: Arc<AtomicBool>,
     closing: AtomicBool,
-    /// Tells the thread to end.
-    stop: Mutex<Option<oneshot::Sender<()>>>,
+    /// Ends when it is taken out.
+    thread: Mutex<Option<RuntimeThread>>,
     started: std::time::Instant,
 }
 
@@ -118,18 +119,8 @@ impl Group {
         link: NodeLink,
     ) -> Result<Arc<Group>, GroupError> {
         let log = Arc::new(Mutex::new(RaftLog::open(dir)?));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("magma-raft".into())
-            .spawn(move || {
-                // Both a message and a dropped sender are the signal.
-                let _ = runtime.block_on(stopped);
-                runtime.shutdown_background();
-            })?;
+        let thread = RuntimeThread::start("magma-raft")?;
+        let handle = thread.handle().clone();
         let founder = matches!(lava.volcanos.as_slice(), [one] if one.id == me);
         let (lava_told, lavas) = watch::channel(Arc::new(lava.clone()));
         let founded = Arc::new(AtomicBool::new(false));
@@ -152,7 +143,7 @@ impl Group {
             sure_until: AtomicU64::new(0),
             founded,
             closing: AtomicBool::new(false),
-            stop: Mutex::new(Some(stop)),
+            thread: Mutex::new(Some(thread)),
             started: std::time::Instant::now(),
         });
         group
@@ -240,9 +231,7 @@ impl Group {
             let _ = raft.shutdown().await;
         });
         let _ = tokio::time::timeout(END_LIMIT, ended).await;
-        if let Some(stop) = crate::node::lock(&self.stop).take() {
-            let _ = stop.send(());
-        }
+        drop(crate::node::lock(&self.thread).take());
     }
 }
 

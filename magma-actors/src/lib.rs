@@ -35,6 +35,7 @@ pub mod node;
 pub mod node_proto;
 pub mod readiness;
 pub mod replica;
+pub mod runtime_thread;
 pub mod start;
 pub mod supervision;
 pub mod transport;

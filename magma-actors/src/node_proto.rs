@@ -119,7 +119,7 @@ impl NodeService {
         }
     }
 
-    /// A session is there: the coordinator hears of it, from here or by way of us.
+    /// A session is there: who leads the agreement hears of it, from here or by way of us.
     fn renew(&self, session: SessionId, epoch: Epoch) -> NodeAnswer {
         let lava = self.node.lava();
         if !lava.has_session(session) && lava.epoch >= epoch {
@@ -138,8 +138,8 @@ impl NodeService {
         }
     }
 
-    fn tell_of(&self, session: SessionId, coordinator: VolcanoId) -> bool {
-        let link = self.node.node_links.get(coordinator);
+    fn tell_of(&self, session: SessionId, leader: VolcanoId) -> bool {
+        let link = self.node.node_links.get(leader);
         let (Some(link), Ok(header)) = (link, codec::encode(&NodePush::SessionHeard(session)))
         else {
             return false;

@@ -238,7 +238,7 @@ pub const OPENS_CLAIM_BATCH: usize = 4096;
 pub const CLOSE_BATCH_MS: u64 = 100;
 /// How often a mount says that it is there, in milliseconds.
 pub const SESSION_RENEW_MS: u64 = 2_000;
-/// Silent sessions that are ended in one go: each costs the coordinator's disk a flush.
+/// Silent sessions that are ended in one go: each costs those who vote a flush of the disk.
 pub const SESSION_ENDS_AT_ONCE: usize = 16;
 /// Heartbeat between volcanos in milliseconds.
 pub const HEARTBEAT_MS: u64 = 200;

@@ -58,6 +58,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
+use magma_actors::runtime_thread::RuntimeThread;
 use magma_actors::transport::{Connection, NetworkSecret, Protocol, SharedService, TransportError};
 use magma_core::error::{OpError, OpResult};
 use magma_core::flare::path::FlarePath;
@@ -222,7 +223,7 @@ impl Client {
     /// [`Client::connect`] for a caller that has no runtime.
     pub fn connect_blocking(config: ClientConfig) -> Result<Client, ClientError> {
         let (thread, opening) = Client::begin(config)?;
-        let opened = thread.handle.block_on(opening);
+        let opened = thread.handle().block_on(opening);
         Client::of(thread, opened)
     }
 
@@ -230,8 +231,8 @@ impl Client {
         if config.hosts.is_empty() {
             return Err(ClientError::NoHostGiven);
         }
-        let thread = RuntimeThread::start()?;
-        let runtime = thread.handle.clone();
+        let thread = RuntimeThread::start(THREAD)?;
+        let runtime = thread.handle().clone();
         let opening = runtime.spawn(Shared::open(config, runtime.clone()));
         Ok((thread, opening))
     }
@@ -589,41 +590,8 @@ impl Followed {
     }
 }
 
-/// The thread that runs a client's connections.
-struct RuntimeThread {
-    handle: Handle,
-    stop: Option<oneshot::Sender<()>>,
-}
-
-impl RuntimeThread {
-    fn start() -> io::Result<RuntimeThread> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("magma-client".to_owned())
-            .spawn(move || {
-                // Both a message and a dropped sender are the signal.
-                let _ = runtime.block_on(stopped);
-                runtime.shutdown_background();
-            })?;
-        Ok(RuntimeThread {
-            handle,
-            stop: Some(stop),
-        })
-    }
-}
-
-impl Drop for RuntimeThread {
-    fn drop(&mut self) {
-        // Not joined: the last clone may be dropped on that very thread.
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
-    }
-}
+/// The name of the thread that runs a client's connections.
+const THREAD: &str = "magma-client";
 
 #[cfg(test)]
 pub(crate) use routing::tests as testing;

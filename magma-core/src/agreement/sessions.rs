@@ -1,7 +1,7 @@
-//! Which sessions have fallen silent: the coordinator's watch.
+//! Which sessions have fallen silent: the watch of whoever leads.
 //!
 //! A mount says every [`SESSION_RENEW_MS`] that it is there, to whichever volcano it reaches, and
-//! that one tells the coordinator. Of whom nothing is heard for [`SESSION_MS`] the coordinator
+//! that one tells who leads the agreement. Of whom nothing is heard for [`SESSION_MS`] that one
 //! proposes the end ([`super::Change::EndSession`]). Nothing of this is on a disk: whoever begins to watch
 //! counts all sessions anew, and so does one that has been stopped for a while, whose own ears
 //! were closed.

@@ -78,7 +78,7 @@ pub enum NodeCall {
     },
     /// A joiner, to the volcano after which it wants to sit. [`NodeAnswer::Joined`].
     Join(Box<VolcanoInfo>),
-    /// A volcano to the coordinator: put this into the log. [`NodeAnswer::Lava`].
+    /// A volcano to the one that leads the agreement: put this into the log. [`NodeAnswer::Lava`].
     Propose {
         /// The epoch in which it was made; it fails if that has moved and the change cares.
         epoch: Epoch,
@@ -135,9 +135,9 @@ pub enum NodePush {
         /// For how long from then on, in milliseconds.
         valid_ms: u64,
     },
-    /// The lava has changed; sent by the coordinator.
+    /// The lava has changed; sent by who leads the agreement.
     Lava(Box<Lava>),
-    /// To the coordinator: a session has said that it is there.
+    /// To who leads the agreement: a session has said that it is there.
     SessionHeard(SessionId),
 }
 

@@ -1,6 +1,6 @@
 //! What the volcanos of a network say of themselves, for tools.
 //!
-//! No session is opened: that takes a coordinator, and a network that is not well is the one
+//! No session is opened: that takes somebody who leads the agreement, and a network that is not well is the one
 //! that a person asks about.
 
 use std::io;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use magma_actors::runtime_thread::RuntimeThread;
 use magma_actors::transport::Protocol;
 use magma_core::lava::Lava;
 use magma_core::wire::node_protocol::VolcanoStatus;
@@ -15,7 +16,7 @@ use magma_core::wire::node_protocol::VolcanoStatus;
 use super::node_port::NodePort;
 use super::peers::Peers;
 use super::service::{ClientLink, NodeService};
-use super::{ClientConfig, ClientError, RuntimeThread};
+use super::{ClientConfig, ClientError, THREAD};
 
 /// How long a volcano may take to say how it is. One that needs longer is not well.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -36,8 +37,8 @@ impl Survey {
         if config.hosts.is_empty() {
             return Err(ClientError::NoHostGiven);
         }
-        let thread = RuntimeThread::start()?;
-        let runtime = thread.handle.clone();
+        let thread = RuntimeThread::start(THREAD)?;
+        let runtime = thread.handle().clone();
         let survey = runtime.spawn(async move {
             let handle = tokio::runtime::Handle::current();
             let peers = Peers::new(Protocol::Node, config.secret.clone(), handle);

@@ -4,6 +4,16 @@ use super::*;
 use crate::op::XattrMode;
 use crate::wire::codec;
 
+/// The second volcano joins and is to get a copy.
+fn begin_copy(alone: &mut Alone) {
+    let (slice, volcano) = (SliceId(1), VolcanoId(2));
+    alone.change(Change::Join {
+        volcano: info(2),
+        after: VolcanoId(1),
+    });
+    alone.change(Change::AddCopy { slice, volcano });
+}
+
 /// A copy that was away goes on from where it was, if that is the owner's own past. One whose last
 /// operation is another than the owner's, or beyond it, has what was never acknowledged.
 #[test]
@@ -13,11 +23,7 @@ fn an_old_copy_goes_on_only_from_the_owners_past() {
     let root = alone.root();
     alone.create(root, "/a", Kind::File);
     let (epoch, last) = alone.engine.store().position(slice).unwrap().unwrap();
-    alone.change(Change::Join {
-        volcano: info(2),
-        after: VolcanoId(1),
-    });
-    alone.change(Change::AddCopy { slice, volcano });
+    begin_copy(&mut alone);
     alone.handle(Event::PeerUp(volcano));
     let mut filled = |have| {
         let have = Some(have);
@@ -56,11 +62,7 @@ fn a_copy_is_proposed_with_all_that_was_acknowledged_without_it() {
     let mut alone = Alone::new();
     let (slice, volcano) = (SliceId(1), VolcanoId(2));
     let root = alone.root();
-    alone.change(Change::Join {
-        volcano: info(2),
-        after: VolcanoId(1),
-    });
-    alone.change(Change::AddCopy { slice, volcano });
+    begin_copy(&mut alone);
     alone.handle(Event::PeerUp(volcano));
     let (sent, _) = alone.hears(PeerMessage::ShipFrom { slice, have: None });
     let filled = sent.iter().find_map(|message| match message {
@@ -88,11 +90,7 @@ fn a_copy_is_proposed_with_all_that_was_acknowledged_without_it() {
 fn with_silent_copy() -> Alone {
     let mut alone = Alone::new();
     let (slice, volcano) = (SliceId(1), VolcanoId(2));
-    alone.change(Change::Join {
-        volcano: info(2),
-        after: VolcanoId(1),
-    });
-    alone.change(Change::AddCopy { slice, volcano });
+    begin_copy(&mut alone);
     alone.change(Change::CopyInSync { slice, volcano });
     alone
 }
@@ -158,11 +156,7 @@ fn a_copy_gets_rows_that_do_not_fit_into_one_message() {
         assert_eq!(alone.ask(ROOT, set), Ok(Answer::Done));
     }
     let (_, last) = alone.engine.store().position(slice).unwrap().unwrap();
-    alone.change(Change::Join {
-        volcano: info(2),
-        after: VolcanoId(1),
-    });
-    alone.change(Change::AddCopy { slice, volcano });
+    begin_copy(&mut alone);
     alone.handle(Event::PeerUp(volcano));
     let (sent, _) = alone.hears(PeerMessage::ShipFrom { slice, have: None });
     assert!(sent.iter().all(|message| codec::encode(message).is_ok()));
