@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use magma_core::error::OpError;
-use magma_core::ids::{SessionId, Slot, SlotSeq};
+use magma_core::ids::{SessionId, Slot, SlotSeq, VolcanoId};
 use magma_core::key::Key;
 use magma_core::lava::{Lava, VolcanoInfo};
 use magma_core::op::{Answer, Credentials, Op};
@@ -53,6 +53,10 @@ impl Backend for ConsoleBackend {
 
     fn statuses(&self) -> Vec<(VolcanoStatus, bool)> {
         self.node.statuses()
+    }
+
+    fn leader(&self) -> Option<VolcanoId> {
+        self.node.group.leader()
     }
 
     fn phase(&self) -> String {

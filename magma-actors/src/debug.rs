@@ -180,8 +180,10 @@ impl DebugFilter {
     fn lets_pass(&self, metadata: &Metadata<'_>) -> bool {
         let mask = self.0.mask();
         let level = *metadata.level();
-        // The consensus library tells every step of an election at INFO.
-        if level == Level::INFO && metadata.target().starts_with("openraft") {
+        // The consensus library tells every step of an election at INFO, and ten times a second, as
+        // WARN and as ERROR, that a volcano cannot be reached: what a person must know we say
+        // ourselves.
+        if level <= Level::INFO && metadata.target().starts_with("openraft") {
             return mask.shows('n');
         }
         if level <= Level::INFO || mask == Mask::NONE {

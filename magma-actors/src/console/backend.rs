@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use magma_core::error::OpError;
 use magma_core::flare::{FlareRow, LinkRow};
+use magma_core::ids::VolcanoId;
 use magma_core::key::Key;
 use magma_core::lava::{Lava, VolcanoInfo};
 use magma_core::op::{Answer, Op};
@@ -36,6 +37,8 @@ pub trait Backend {
     fn statuses(&self) -> Vec<(VolcanoStatus, bool)>;
     /// "ready", or what the volcano does instead: "loading, waits for penguin".
     fn phase(&self) -> String;
+    /// Who leads the agreement, as far as this volcano knows.
+    fn leader(&self) -> Option<VolcanoId>;
     /// Whether requests can be served.
     fn is_ready(&self) -> bool;
     /// Sends operations to the owner of a key as root; answers and payload.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use magma_core::flare::Kind;
 use magma_core::ids::VolcanoId;
-use magma_core::lava::{Lava, Volcano};
+use magma_core::lava::{CopyState, Lava, Volcano};
 use magma_core::wire::node_protocol::VolcanoStatus;
 
 /// Columns of the screen.
@@ -237,7 +237,10 @@ pub fn volcano_details(
     lines.push(format!("node protocol: {} UDP", info.node_addr()));
     lines.push(format!("console: {} TCP", info.console_addr()));
     for slice in lava.copied_on(member.id) {
-        let state = copy_state(slice.copy_on(member.id).is_some_and(|copy| copy.in_sync));
+        let Some(copy) = slice.copy_on(member.id) else {
+            continue;
+        };
+        let state = copy_state(lava, copy);
         lines.push(format!(
             "copy of slice {} of {}: {state}",
             slice.id,
@@ -260,8 +263,12 @@ pub fn nick(lava: &Lava, id: VolcanoId) -> String {
 }
 
 /// Whether a copy counts.
-pub fn copy_state(in_sync: bool) -> &'static str {
-    if in_sync { "in sync" } else { "being filled" }
+pub fn copy_state(lava: &Lava, copy: CopyState) -> &'static str {
+    match copy.in_sync {
+        true => "in sync",
+        false if lava.is_down(copy.volcano) => "down",
+        false => "being filled",
+    }
 }
 
 /// Text that came from another volcano, for a terminal.

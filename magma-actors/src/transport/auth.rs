@@ -8,6 +8,7 @@ mod strength;
 mod verify;
 
 use ::ring::hmac::{self, HMAC_SHA256, Key};
+use allocator_api2::alloc::System;
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use hkdf::Hkdf;
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
@@ -160,7 +161,9 @@ fn derive_seeds<const N: usize>(
     outputs: [(&[u8], &mut [u8]); N],
 ) -> Result<(), TransportError> {
     let params = Params::new(ARGON_MEMORY_KIB, ARGON_PASSES, 1, Some(SEED_LEN)).map_err(setup)?;
-    let mut memory = vec![Block::default(); params.block_count()];
+    // Not of the program's own allocator, which would keep it: the C library's gives as much as this
+    // back to the kernel at once.
+    let mut memory = allocator_api2::vec![in System; Block::default(); params.block_count()];
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     let mut stretched = Zeroizing::new([0u8; SEED_LEN]);
     let result = argon.hash_password_into_with_memory(

@@ -296,6 +296,9 @@ impl Backend for Fake {
         };
         vec![status(1, true), status(2, true), status(3, false)]
     }
+    fn leader(&self) -> Option<VolcanoId> {
+        Some(VolcanoId(1))
+    }
     fn phase(&self) -> String {
         let phase = if self.loading.get() {
             "loading, waits for penguin"

@@ -88,6 +88,7 @@ async fn the_network() {
          generation: 0\n\
          epoch: 7\n\
          coordinator: gromit\n\
+         leader: wallace\n\
          sessions: 0\n\
          awaited: penguin\n\
          slice 1 of wallace: copy on gromit in sync\n\

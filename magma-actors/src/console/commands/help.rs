@@ -48,9 +48,10 @@ const GROUPS: [Group; 4] = [
                 "status",
                 "status",
                 "phase, epoch, copies, who is awaited",
-                "The phase of this volcano, the epoch of the lava, who coordinates, which \
-                 volcanos are not alive, and for each slice who owns it and whether its copies \
-                 are in sync or being filled.",
+                "The phase of this volcano, the epoch of the lava, who coordinates, who \
+                 leads the agreement, which volcanos are not alive, and for each slice who owns \
+                 it, for whom it stands in, and whether its copies are in sync, being filled or \
+                 down.",
             ),
             entry(
                 "shutdown",

@@ -63,7 +63,7 @@ pub fn key_lines(lava: &Lava, key: Key) -> Vec<String> {
     lines.push(format!("slice: {}", slice.id));
     lines.push(format!("owner: {}", render::nick(lava, slice.owner)));
     lines.extend(slice.copies.iter().map(|copy| {
-        let state = render::copy_state(copy.in_sync);
+        let state = render::copy_state(lava, *copy);
         format!("copy: {} ({state})", render::nick(lava, copy.volcano))
     }));
     if slice.copies.is_empty() {

@@ -1,5 +1,6 @@
 //! `lava` and `status`.
 
+use magma_core::ids::VolcanoId;
 use magma_core::lava::{Lava, Slice};
 
 use super::{CommandError, Shell};
@@ -37,16 +38,14 @@ pub async fn status(shell: &mut Shell) -> Result<(), CommandError> {
         [] => "nobody".to_owned(),
         nicks => nicks.join(", "),
     };
-    let coordinator = lava.coordinator();
+    let name = |id: Option<VolcanoId>| id.map_or("nobody".to_owned(), |id| render::nick(&lava, id));
     for line in [
         format!("phase: {}", shell.backend.phase()),
         format!("network: {}", lava.network),
         format!("generation: {}", lava.generation),
         format!("epoch: {}", lava.epoch),
-        format!(
-            "coordinator: {}",
-            coordinator.map_or("nobody".to_owned(), |id| render::nick(&lava, id))
-        ),
+        format!("coordinator: {}", name(lava.coordinator())),
+        format!("leader: {}", name(shell.backend.leader())),
         format!("sessions: {}", lava.sessions.len()),
         format!("awaited: {awaited}"),
     ] {
@@ -68,16 +67,17 @@ fn slice_line(lava: &Lava, slice: &Slice) -> String {
         .iter()
         .map(|copy| {
             let nick = render::nick(lava, copy.volcano);
-            format!("copy on {nick} {}", render::copy_state(copy.in_sync))
+            format!("copy on {nick} {}", render::copy_state(lava, *copy))
         })
         .collect();
     let copies = match &copies[..] {
         [] => "no copy".to_owned(),
         copies => copies.join(", "),
     };
-    format!(
-        "slice {} of {}: {copies}",
-        slice.id,
-        render::nick(lava, slice.owner)
-    )
+    let owner = render::nick(lava, slice.owner);
+    let instead = match slice.owner == slice.home {
+        true => String::new(),
+        false => format!(", who stands in for {}", render::nick(lava, slice.home)),
+    };
+    format!("slice {} of {owner}{instead}: {copies}", slice.id)
 }
