@@ -12,7 +12,7 @@
 use bytes::Bytes;
 
 use super::Engine;
-use super::event::Outcome;
+use super::event::{Outcome, Work};
 use super::request::{RequestState, Step};
 use super::transactions::Kind as TxKind;
 use crate::effect::{ContentWrite, Effect};
@@ -120,7 +120,7 @@ impl<S: Store> Engine<S> {
             dir: parent,
             name: name.clone(),
             attr: Box::new(attr),
-            cred: cred.clone(),
+            cred: Some(cred.clone()),
             inherit: Some(new.mode & 0o7777),
         };
         let kind = TxKind::Create {
@@ -149,7 +149,7 @@ impl<S: Store> Engine<S> {
         row.nascent = None;
         let cred = state.request.cred.clone();
         let attr = Attr::of(&row, 0);
-        let inserted = match self.insert_entry(parent, &name, &attr, &cred, Some(row.asked))? {
+        let inserted = match self.insert_entry(parent, &name, &attr, Some(&cred), Some(row.asked))? {
             super::steps::Inserting::Refused(error) => return Step::err(error),
             super::steps::Inserting::Parks => return Step::parks(parent.key()),
             super::steps::Inserting::There => return Step::err(OpError::Exists),
@@ -234,16 +234,10 @@ impl<S: Store> Engine<S> {
                 name: name.clone(),
             }
         };
-        // Who asked is not kept: permission was to be checked at the parent, and is checked
-        // as the owner of the new flare, which is who asked.
-        let cred = match &state {
-            Some(state) => state.request.cred.clone(),
-            None => crate::op::Credentials {
-                uid: row.uid,
-                gid: row.gid,
-                groups: Vec::new(),
-            },
-        };
+        // Who asked is not kept, and permission is checked at the parent: without the request
+        // it can only be asked whether the entry is in already.
+        let cred = state.as_ref().map(|state| state.request.cred.clone());
+        let orphan = cred.is_none();
         let body = StepBody::Insert {
             dir: parent,
             name,
@@ -255,6 +249,7 @@ impl<S: Store> Engine<S> {
         self.begin_tx(tx, state, slice, gate, kind);
         if let Some(pending) = self.pending.get_mut(&tx) {
             pending.repeated = true;
+            pending.orphan = orphan;
         }
         self.tx_step(tx, key, parent.key(), body);
         Ok(())
@@ -326,6 +321,38 @@ impl<S: Store> Engine<S> {
             Some(state) => self.finish_op(state, answer),
             None => Ok(()),
         }
+    }
+
+    /// What a crash had left behind never got its entry: it is taken back as if it had not
+    /// been asked for, and no answer is kept. A client that asks again is answered anew.
+    pub(super) fn take_back_orphan(
+        &mut self,
+        slice: SliceId,
+        state: Option<Box<RequestState>>,
+        kind: TxKind,
+    ) -> StoreResult<()> {
+        let (key, effects) = match kind {
+            TxKind::Create { flare, .. } => (flare.key(), vec![Effect::DropFlare(flare)]),
+            TxKind::Link {
+                flare,
+                parent,
+                name,
+            } => match self.live(flare)? {
+                Ok(row) => {
+                    let row = self.with_count(slice, row, -1);
+                    let drop = Effect::DropLink(flare.key(), parent, name);
+                    (flare.key(), vec![Effect::PutFlare(Box::new(row)), drop])
+                }
+                Err(_) => (flare.key(), Vec::new()),
+            },
+            TxKind::Unlink { .. } | TxKind::Rename(_) | TxKind::Resolve(_) => return Ok(()),
+        };
+        if !effects.is_empty() {
+            self.commit(slice, effects)?;
+        }
+        self.wake_key(key);
+        self.local.extend(state.map(Work::Request));
+        Ok(())
     }
 
     /// Whether a key's first 64 bits, its inode number, are in use.

@@ -70,7 +70,7 @@ impl<S: Store> Engine<S> {
             .slice_of(parent.key())
             .is_some_and(|s| s.id == slice)
         {
-            let mut effects = match self.insert_entry(parent, &name, &attr, &cred, None)? {
+            let mut effects = match self.insert_entry(parent, &name, &attr, Some(&cred), None)? {
                 Inserting::Refused(error) => return Step::err(error),
                 Inserting::Parks => return Step::parks(parent.key()),
                 Inserting::There => return Step::err(OpError::Exists),
@@ -107,7 +107,7 @@ impl<S: Store> Engine<S> {
             dir: parent,
             name: name.clone(),
             attr: Box::new(attr),
-            cred,
+            cred: Some(cred),
             inherit: None,
         };
         Step::waits(move |engine, state| {
@@ -179,7 +179,7 @@ impl<S: Store> Engine<S> {
         self.finish_op(state, answer)
     }
 
-    fn with_count(&mut self, slice: SliceId, mut row: FlareRow, by: i32) -> FlareRow {
+    pub(super) fn with_count(&mut self, slice: SliceId, mut row: FlareRow, by: i32) -> FlareRow {
         row.nlink = row.nlink.saturating_add_signed(by);
         row.ctime = self.tick();
         row.version = self.stamp(slice);

@@ -75,7 +75,7 @@ impl<S: Store> Engine<S> {
                 attr,
                 cred,
                 inherit,
-            } => self.insert_step(from, slice, step, dir, &name, &attr, &cred, inherit),
+            } => self.insert_step(from, slice, step, dir, &name, &attr, cred.as_ref(), inherit),
             StepBody::Remove {
                 dir,
                 name,
@@ -137,7 +137,7 @@ impl<S: Store> Engine<S> {
         dir: FlareRef,
         name: &Name,
         attr: &Attr,
-        cred: &Credentials,
+        cred: Option<&Credentials>,
         inherits: Option<u32>,
     ) -> StoreResult<()> {
         match self.insert_entry(dir, name, attr, cred, inherits)? {
@@ -153,7 +153,12 @@ impl<S: Store> Engine<S> {
                 // Sent again: the entry is this transaction's own.
                 let mut attr = Box::new(attr.clone());
                 if let (Some(asked), Ok(row)) = (inherits, self.live(dir)?) {
-                    take_from(&row, cred, asked, &mut attr);
+                    let creator = Credentials {
+                        uid: attr.uid,
+                        gid: attr.gid,
+                        groups: Vec::new(),
+                    };
+                    take_from(&row, cred.unwrap_or(&creator), asked, &mut attr);
                 }
                 let seq = self.gate(slice, dir.key());
                 let dir = self.dir_attr(dir)?;
@@ -177,7 +182,7 @@ impl<S: Store> Engine<S> {
         dir: FlareRef,
         name: &Name,
         attr: &Attr,
-        cred: &Credentials,
+        cred: Option<&Credentials>,
         inherits: Option<u32>,
     ) -> StoreResult<Inserting> {
         let row = match self.usable_dir(dir)? {
@@ -197,6 +202,9 @@ impl<S: Store> Engine<S> {
         if self.holds.contains_key(&(dir.key(), name.clone())) {
             return Ok(Inserting::Parks);
         }
+        let Some(cred) = cred else {
+            return Ok(Inserting::Refused(OpError::NotFound));
+        };
         if let Err(error) = may(&row, cred, Access::CHANGE_ENTRIES) {
             return Ok(Inserting::Refused(error));
         }

@@ -34,6 +34,9 @@ pub(super) struct Pending {
     pub(super) send_again: Moment,
     /// A step may have been sent more than once, by this life of the volcano or an earlier.
     pub(super) repeated: bool,
+    /// Driven after a crash without the request, so without who asked: a refusal means only
+    /// that the change has not come to pass.
+    pub(super) orphan: bool,
     /// The insert was refused; the entry is removed again should a repetition have come
     /// after the refusal and succeeded.
     undoing: Option<OpError>,
@@ -119,6 +122,7 @@ impl<S: Store> Engine<S> {
                 gate,
                 send_again,
                 repeated: false,
+                orphan: false,
                 undoing: None,
             },
         );
@@ -177,6 +181,9 @@ impl<S: Store> Engine<S> {
             },
             None => done,
         };
+        if pending.orphan && done.result.is_err() {
+            return self.take_back_orphan(slice, state, pending.kind);
+        }
         match pending.kind {
             Kind::Create {
                 flare,

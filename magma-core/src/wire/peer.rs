@@ -197,8 +197,9 @@ pub enum StepBody {
         name: Name,
         /// The child's attributes, as its owner made them.
         attr: Box<Attr>,
-        /// Who asks: permission is checked here.
-        cred: crate::op::Credentials,
+        /// Who asks: permission is checked here. Nobody where a crash has left the change behind and
+        /// its client has not asked again: only an entry that is in already counts then.
+        cred: Option<crate::op::Credentials>,
         /// A new flare takes group, setgid and lists from the directory, for this mode, before the umask;
         /// another link does not.
         inherit: Option<u32>,

@@ -192,3 +192,77 @@ fn a_change_that_comes_after_a_newer_one_of_its_slot_is_not_made() {
     ));
     assert_eq!(now(&alone), 0o640);
 }
+
+/// Who asked is not known after a crash, and neither are their groups: a change is neither made
+/// nor refused for good in their place.
+#[test]
+fn a_creation_that_a_crash_cut_off_is_decided_with_its_caller_only() {
+    for asked_again in [false, true] {
+        let mut alone = Alone::new();
+        let root = alone.root();
+        alone.lose_upper_half();
+        alone.handle(Event::PeerUp(VolcanoId(2)));
+        let (parent, key) = (FlareRef(Key([0xf0; 20]), root.inc()), Key([0x10; 20]));
+        let op = create(parent, "/dir/file");
+        assert_eq!(
+            steps(&alone.send(key, op.clone())),
+            [StepName::Insert],
+            "cut off before it comes to an answer"
+        );
+        let tx = TxId(alone.session, Slot(0), SlotSeq(alone.seq), 0);
+        alone.restart();
+        alone.handle(Event::Serve);
+        alone.handle(Event::PeerUp(VolcanoId(2)));
+        let inserts = |actions: &[Action]| -> Vec<Option<Credentials>> {
+            let insert = |action: &Action| match action {
+                Action::Send { message, .. } => match &**message {
+                    PeerMessage::Step(step) => match &step.body {
+                        StepBody::Insert { cred, .. } => Some(cred.clone()),
+                        _ => None,
+                    },
+                    _ => None,
+                },
+                _ => None,
+            };
+            actions.iter().filter_map(insert).collect()
+        };
+        let asks = (0..20).find_map(|_| {
+            alone.time += LONG_MS;
+            let asks = inserts(&alone.handle(Event::Tick));
+            (!asks.is_empty()).then_some(asks)
+        });
+        assert_eq!(asks, Some(vec![None]), "only whether it is there");
+        let mut repeat = |alone: &mut Alone| {
+            alone.seq -= 1;
+            alone.send(key, op.clone())
+        };
+        if asked_again {
+            assert!(replied(repeat(&mut alone)).is_none());
+        }
+        let answer = |alone: &mut Alone, step, result| {
+            let done = StepDone {
+                tx,
+                driver: key,
+                key: parent.key(),
+                step,
+                clock: 0,
+                result,
+            };
+            alone.handle(Event::Peer {
+                from: VolcanoId(2),
+                message: Box::new(PeerMessage::StepDone(done)),
+                payload: Bytes::new(),
+            })
+        };
+        let told = answer(&mut alone, StepName::Insert, Err(OpError::NotFound));
+        assert_eq!(steps(&told), [StepName::Remove]);
+        let removed = Ok(StepAnswer::Removed(None));
+        let mut told = answer(&mut alone, StepName::Remove, removed);
+        if !asked_again {
+            assert_eq!(alone.engine.store.flare(key).unwrap(), None);
+            told = repeat(&mut alone);
+        }
+        assert_eq!(inserts(&told), [Some(Credentials::root())]);
+        assert!(replied(told).is_none());
+    }
+}
