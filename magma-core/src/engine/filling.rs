@@ -298,11 +298,8 @@ impl<S: Store> Engine<S> {
         if known.is_none_or(|copy| copy.in_sync) {
             return;
         }
-        let Some(copy) = self
-            .owned
-            .get(&slice)
-            .and_then(|owned| owned.copies.get(&volcano))
-        else {
+        let owned = self.owned.get(&slice).filter(|owned| owned.is_past_cut());
+        let Some(copy) = owned.and_then(|owned| owned.copies.get(&volcano)) else {
             return;
         };
         if copy.counts && matches!(copy.stream, Stream::Live) && copy.acked >= copy.lacks {

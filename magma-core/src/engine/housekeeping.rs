@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::event::Work;
 use super::parking::Wait;
+use super::slices::Owned;
 use super::{Action, CachedFlare, Engine, Statistics};
 use crate::agreement::Change;
 use crate::effect::Effect;
@@ -219,11 +220,12 @@ impl<S: Store> Engine<S> {
                     .get(&slice)
                     .is_none_or(|owned| owned.handing.is_some())
             };
+            let past_cut = |slice| self.owned.get(&slice).is_some_and(Owned::is_past_cut);
             match plan {
                 CopyPlan::Add { slice, volcano } if !handing(slice) => {
                     self.propose(Change::AddCopy { slice, volcano });
                 }
-                CopyPlan::Remove { slice, volcano } if !handing(slice) => {
+                CopyPlan::Remove { slice, volcano } if !handing(slice) && past_cut(slice) => {
                     self.propose(Change::RemoveCopy { slice, volcano });
                 }
                 CopyPlan::Fill { slice, volcano } => self.pursue_copy(slice, volcano),

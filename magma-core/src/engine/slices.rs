@@ -22,6 +22,9 @@ pub(super) struct Owned {
     /// before. Until all copies that count have it, they may lack what came before it: every answer
     /// waits for it.
     pub(super) took_over: Seq,
+    /// The last cut: as an operation of the slice that became smaller, or the first one of the part
+    /// that was cut off.
+    pub(super) cut: Seq,
     /// The last operation that has left our memory.
     pub(super) committed: Seq,
     /// The last operation that every copy that counts has acknowledged, and we committed.
@@ -107,6 +110,7 @@ impl Owned {
             last,
             last_epoch,
             took_over: Seq(0),
+            cut: Seq(0),
             committed: last,
             acked: last,
             copies: BTreeMap::new(),
@@ -118,6 +122,15 @@ impl Owned {
             handing: None,
             drained: false,
         }
+    }
+
+    /// Whether the in-sync set may change as far as cuts are concerned: everybody who counts has the
+    /// last cut. The parts of a slice that was cut have the same copies at first, and what was under
+    /// way is an operation of one of them, though it may have changed keys of both. If the sets
+    /// differ before all have it, it is acknowledged without a copy that counts for the other part,
+    /// or two heirs, of which one has it and one has not, take over one part each.
+    pub(super) fn is_past_cut(&self) -> bool {
+        self.acked >= self.cut.max(self.took_over)
     }
 
     /// After a start it is not known whether the copies have all that is here: every answer waits

@@ -175,9 +175,10 @@ impl<S: Store> Engine<S> {
             end: slice.end,
             epoch,
         };
-        self.commit(from, vec![effect])?;
+        let cut = self.commit(from, vec![effect])?;
         let mut copies = BTreeMap::new();
-        if let Some(old) = self.owned.get(&from) {
+        if let Some(old) = self.owned.get_mut(&from) {
+            old.cut = cut;
             for (volcano, copy) in &old.copies {
                 let live = copy.counts && matches!(copy.stream, Stream::Live);
                 let stream = if live { Stream::Live } else { Stream::Down };
@@ -204,6 +205,7 @@ impl<S: Store> Engine<S> {
         // the cut too, and everything before: so answers wait for it, and so does a new owner.
         let first = self.commit(slice.id, Vec::new())?;
         if let (Some(owned), Some(dirty)) = (self.owned.get_mut(&slice.id), dirty) {
+            owned.cut = first;
             owned.gate_by_last(dirty);
         }
         for pending in self.pending.values_mut() {

@@ -198,3 +198,89 @@ fn a_copy_gets_rows_that_do_not_fit_into_one_message() {
     }
     assert_eq!(records, COUNT);
 }
+
+/// What was under way when a slice was cut may have changed keys of both parts, and is acknowledged
+/// as an operation of one: a copy that has not got that far counts for both parts, or for none.
+#[test]
+fn a_copy_without_the_last_cut_is_not_removed() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    let (slice, second, third) = (SliceId(1), VolcanoId(2), VolcanoId(3));
+    begin_copy(&mut alone);
+    // The third comes between: the copy of the second is spare as soon as that of the third counts.
+    for change in [
+        Change::CopyInSync {
+            slice,
+            volcano: second,
+        },
+        Change::Join {
+            volcano: info(3),
+            after: VolcanoId(1),
+        },
+        Change::AddCopy {
+            slice,
+            volcano: third,
+        },
+        Change::CopyInSync {
+            slice,
+            volcano: third,
+        },
+    ] {
+        alone.change(change);
+    }
+    let mut at = Key::MIN;
+    at.0[0] = 0x80;
+    alone.time += 1_000;
+    let create = Op::Create {
+        parent: root,
+        name: last_name("/file"),
+        new: NewFlare {
+            kind: Kind::File,
+            mode: 0o644,
+            umask: 0,
+            rdev: 0,
+            target: Vec::new(),
+            open: None,
+        },
+    };
+    assert!(replied(alone.send(Key::of_path(b"/file"), create)).is_none());
+    alone.change(Change::Cut { slice, at });
+    let removes = |alone: &mut Alone| -> Vec<Change> {
+        let mut proposed = Vec::new();
+        for _ in 0..5 {
+            alone.time += 1_000;
+            for action in alone.handle(Event::Tick) {
+                if let Action::Propose { change, .. } = action {
+                    alone.handle(Event::Proposed {
+                        change: change.clone(),
+                        accepted: false,
+                    });
+                    proposed.push(*change);
+                }
+            }
+        }
+        proposed.retain(|change| matches!(change, Change::RemoveCopy { .. }));
+        proposed
+    };
+    assert_eq!(removes(&mut alone), []);
+    for from in [third, second] {
+        for part in [slice, SliceId(2)] {
+            let (epoch, seq) = alone.engine.store().position(part).unwrap().unwrap();
+            let message = PeerMessage::ShipAck {
+                slice: part,
+                epoch,
+                seq,
+            };
+            alone.handle(Event::Peer {
+                from,
+                message: Box::new(message),
+                payload: Bytes::new(),
+            });
+        }
+    }
+    let remove = Change::RemoveCopy {
+        slice,
+        volcano: second,
+    };
+    assert!(removes(&mut alone).contains(&remove));
+}
