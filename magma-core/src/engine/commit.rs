@@ -159,7 +159,12 @@ impl<S: Store> Engine<S> {
 
     /// Sends a step to the owner of its key, which may be this volcano.
     pub(super) fn send_step(&mut self, mut step: Step) {
+        if self.is_fenced() {
+            // Sent again when it is known whether the transaction is still ours to drive.
+            return;
+        }
         step.clock = self.clock.last();
+        step.epoch = self.lava.epoch;
         let Some(owner) = self.lava.owner_of(step.key) else {
             return;
         };

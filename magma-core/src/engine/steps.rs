@@ -42,6 +42,11 @@ pub(super) enum Removing {
 impl<S: Store> Engine<S> {
     pub(super) fn step(&mut self, from: VolcanoId, step: Step) -> StoreResult<()> {
         self.clock.receive(step.clock, self.now.wall_nanos);
+        let driver = self.lava.slice_of(step.driver);
+        if driver.is_some_and(|slice| step.epoch < slice.since) {
+            // The transaction is driven by another owner now, and may be at its end.
+            return Ok(());
+        }
         let slice = match self.lava.slice_of(step.key) {
             Some(slice) if slice.owner == self.me => slice.id,
             _ => {

@@ -134,6 +134,7 @@ impl<S: Store> Engine<S> {
             tx,
             driver,
             key,
+            epoch: self.lava.epoch,
             clock: 0,
             body,
         };
@@ -150,6 +151,11 @@ impl<S: Store> Engine<S> {
     /// The answer to a step that was asked here.
     pub(super) fn step_done(&mut self, done: StepDone) -> StoreResult<()> {
         self.clock.receive(done.clock, self.now.wall_nanos);
+        if self.is_fenced() {
+            // Somebody else may have driven it to another end: the step is sent again, and answered
+            // again, once we have a lease.
+            return Ok(());
+        }
         let Some(pending) = self.pending.get_mut(&done.tx) else {
             return Ok(());
         };

@@ -138,6 +138,9 @@ pub struct Step {
     pub driver: Key,
     /// The key at whose owner this step is done.
     pub key: Key,
+    /// The epoch by which the sender owns the driving key: one who was replaced since, and does not
+    /// know it yet, or whose message was long on its way, is not heard.
+    pub epoch: Epoch,
     /// The sender's hybrid clock.
     pub clock: u64,
     /// The step.

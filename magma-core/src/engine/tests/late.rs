@@ -6,7 +6,7 @@ use super::{Alone, last_name, replied};
 use crate::engine::{Action, Event, Origin};
 use crate::error::OpError;
 use crate::flare::{Attr, Kind};
-use crate::ids::{Epoch, FlareRef, Slot, SlotSeq, TxId, VolcanoId};
+use crate::ids::{Epoch, FlareRef, SessionId, Slot, SlotSeq, TxId, VolcanoId};
 use crate::key::{Key, ROOT};
 use crate::limits::SESSION_MS;
 use crate::op::{Answer, Credentials, NewFlare, Op, SetAttr};
@@ -109,11 +109,13 @@ fn a_removal_that_comes_after_the_path_was_born_again_does_nothing() {
     assert_eq!(new.key(), key);
     assert_ne!(new, old);
     let tx = TxId(alone.session, Slot(3), SlotSeq(1), 0);
+    let epoch = alone.engine.lava().epoch;
     let mut remove = |child: FlareRef| {
         let step = Step {
             tx,
             driver: key,
             key: ROOT,
+            epoch,
             clock: 0,
             body: StepBody::Remove {
                 dir: root,
@@ -232,7 +234,7 @@ fn a_creation_that_a_crash_cut_off_is_decided_with_its_caller_only() {
             (!asks.is_empty()).then_some(asks)
         });
         assert_eq!(asks, Some(vec![None]), "only whether it is there");
-        let mut repeat = |alone: &mut Alone| {
+        let repeat = |alone: &mut Alone| {
             alone.seq -= 1;
             alone.send(key, op.clone())
         };
@@ -265,4 +267,51 @@ fn a_creation_that_a_crash_cut_off_is_decided_with_its_caller_only() {
         assert_eq!(inserts(&told), [Some(Credentials::root())]);
         assert!(replied(told).is_none());
     }
+}
+
+/// An owner that was stopped and replaced, and does not know it yet, drives on what its heir may have
+/// brought to another end.
+#[test]
+fn a_step_of_an_owner_that_was_replaced_is_not_done() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    let file = alone.create(root, "/file", Kind::File);
+    let row = alone.engine.store.flare(file.key()).unwrap().unwrap();
+    let before = alone.engine.lava().epoch;
+    alone.lose_upper_half();
+    alone.handle(Event::PeerUp(VolcanoId(2)));
+    // Nobody has anything open or cached from before.
+    alone.time += SESSION_MS;
+    let insert = |epoch: Epoch, name: &str, seq: u64| {
+        let mut attr = Attr::of(&row, 0);
+        attr.flare = FlareRef(Key([0xf0; 20]), root.inc());
+        PeerMessage::Step(Step {
+            tx: TxId(SessionId(1), Slot(3), SlotSeq(seq), 0),
+            driver: Key([0xf0; 20]),
+            key: ROOT,
+            epoch,
+            clock: 0,
+            body: StepBody::Insert {
+                dir: root,
+                name: last_name(name),
+                attr: Box::new(attr),
+                cred: Some(Credentials::root()),
+                inherit: None,
+            },
+        })
+    };
+    let now = alone.engine.lava().epoch;
+    let late = alone.hears(insert(before, "late", 1));
+    assert!(late.0.is_empty(), "{late:?}");
+    let fresh = alone.hears(insert(now, "fresh", 2));
+    assert!(
+        fresh
+            .0
+            .iter()
+            .any(|m| matches!(m, PeerMessage::StepDone(done) if done.result.is_ok())),
+        "{fresh:?}"
+    );
+    let entry = |name| alone.engine.store.entry(ROOT, &last_name(name)).unwrap();
+    assert!(entry("late").is_none());
+    assert!(entry("fresh").is_some());
 }
