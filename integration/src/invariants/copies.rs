@@ -55,8 +55,10 @@ pub fn check(world: &World) -> Result<(), String> {
                     bytes.resize(size, 0);
                     bytes
                 };
-                if padded(one) != padded(other) {
-                    return Err(format!("{place}: content of {row:?} differs"));
+                let (one, other) = (padded(one), padded(other));
+                if one != other {
+                    let texts = [one, other].map(|bytes| bytes.escape_ascii().to_string());
+                    return Err(format!("{place}: content of {row:?} differs: {texts:?}"));
                 }
             }
         }

@@ -314,8 +314,19 @@ impl<S: Store> Engine<S> {
         &mut self,
         from: VolcanoId,
         slice: SliceId,
-        record: Record,
+        mut record: Record,
     ) -> StoreResult<bool> {
+        // What was done before a cut, and the cut: a part that is here with a history of its own has
+        // it, and perhaps more.
+        let (lava, held, owned) = (&self.lava, &self.held, &self.owned);
+        let has_own = |part: SliceId| held.contains_key(&part) || owned.contains_key(&part);
+        record.effects.retain(|effect| match effect {
+            Effect::Cut { to, .. } => !has_own(*to),
+            _ => lava
+                .slice_of(effect.key())
+                // What was cut off has the higher number; our lava may not know of the cut yet.
+                .is_none_or(|part| part.id <= slice || !has_own(part.id)),
+        });
         let Some(held) = self.held.get_mut(&slice) else {
             return Ok(false);
         };

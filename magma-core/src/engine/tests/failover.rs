@@ -284,3 +284,65 @@ fn a_copy_without_the_last_cut_is_not_removed() {
     };
     assert!(removes(&mut alone).contains(&remove));
 }
+
+/// A copy that was away gets the history of a slice from before a cut while it has the part that was
+/// cut off from elsewhere already: what is older than that changes nothing in it.
+#[test]
+fn a_history_from_before_a_cut_leaves_the_other_part_alone() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    let upper = (0..)
+        .map(|n| format!("/{n}"))
+        .find(|path| Key::of_path(path.as_bytes()).0[0] >= 0x80);
+    let file = alone.create(root, &upper.unwrap(), Kind::File);
+    let row = alone.engine.store().flare(file.key()).unwrap().unwrap();
+    alone.lose_upper_half();
+    let (lower, part, owner) = (SliceId(1), SliceId(2), VolcanoId(2));
+    for change in [
+        Change::AddCopy {
+            slice: lower,
+            volcano: owner,
+        },
+        Change::CopyInSync {
+            slice: lower,
+            volcano: owner,
+        },
+        Change::MoveOwner {
+            slice: lower,
+            to: owner,
+        },
+    ] {
+        alone.change(change);
+    }
+    let (_, seq) = alone.engine.store().position(lower).unwrap().unwrap();
+    let before = alone.engine.store().position(part).unwrap();
+    let epoch = alone.engine.lava().epoch;
+    let mut old = row.clone();
+    old.mode = 0o600;
+    let (start, end) = (Key::MIN, Key::MAX);
+    let record = crate::effect::Record {
+        slice: lower,
+        epoch,
+        seq: seq.next(),
+        clock: 0,
+        effects: vec![
+            Effect::PutFlare(Box::new(old)),
+            Effect::Cut {
+                to: part,
+                start,
+                end,
+                epoch,
+            },
+        ],
+    };
+    let (sent, _) = alone.hears(PeerMessage::Ship {
+        slice: lower,
+        epoch,
+        records: vec![record],
+    });
+    let acked = |message: &PeerMessage| matches!(message, PeerMessage::ShipAck { seq: at, .. } if *at == seq.next());
+    assert!(sent.iter().any(acked), "{sent:?}");
+    let now = alone.engine.store().flare(file.key()).unwrap();
+    assert_eq!(now, Some(row));
+    assert_eq!(alone.engine.store().position(part).unwrap(), before);
+}
