@@ -319,7 +319,11 @@ impl<S: Store> Engine<S> {
         // What was done before a cut, and the cut: a part that is here with a history of its own has
         // it, and perhaps more.
         let (lava, held, owned) = (&self.lava, &self.held, &self.owned);
-        let has_own = |part: SliceId| held.contains_key(&part) || owned.contains_key(&part);
+        let store = &self.store;
+        let has_own = |part: SliceId| {
+            let here = held.contains_key(&part) || owned.contains_key(&part);
+            here || !matches!(store.position(part), Ok(None))
+        };
         record.effects.retain(|effect| match effect {
             Effect::Cut { to, .. } => !has_own(*to),
             _ => lava

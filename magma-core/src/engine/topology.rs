@@ -404,8 +404,10 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         self.cache.clear();
+        // First of all: should the slice come back before all rows have gone, it must be filled and
+        // not go on from where it was.
+        self.rows().forget_slice(id)?;
         if !self.rows().clear_range(start, end, 256)? {
-            self.rows().forget_slice(id)?;
             self.clearing.pop();
         }
         Ok(())
