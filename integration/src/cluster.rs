@@ -58,25 +58,43 @@ impl Cluster {
         Cluster::with_environment(n, redundancy, &[])
     }
 
+    /// As [`Cluster::start`], with more options of each volcano.
+    #[track_caller]
+    pub fn with_arguments(n: u8, arguments: &[&str]) -> Cluster {
+        Cluster::with_plan(n, |plan| {
+            plan.arguments = arguments.iter().map(|&a| a.to_owned()).collect();
+        })
+    }
+
     /// The same, with variables for the environment of each volcano.
     #[track_caller]
     pub fn with_environment(n: u8, redundancy: u8, environment: &[(&str, &str)]) -> Cluster {
+        Cluster::with_plan(n, |plan| {
+            plan.redundancy = redundancy;
+            plan.environment = environment
+                .iter()
+                .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+                .collect();
+        })
+    }
+
+    #[track_caller]
+    fn with_plan(n: u8, change: impl FnOnce(&mut Plan)) -> Cluster {
         let dir = tempfile::Builder::new()
             .prefix("magma-test-")
             .tempdir()
             .unwrap_or_else(|error| panic!("cannot make a temporary directory: {error}"));
-        let plan = Plan {
+        let mut plan = Plan {
             programs: programs(),
             dir: dir.path().to_owned(),
             block: check(LoopbackBlock::allocate(n.max(8))),
             key: KEY.to_owned(),
-            redundancy,
+            redundancy: 1,
             debug: std::env::var(DEBUG_VARIABLE).unwrap_or_default(),
-            environment: environment
-                .iter()
-                .map(|&(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
+            environment: Vec::new(),
+            arguments: Vec::new(),
         };
+        change(&mut plan);
         let mut cluster = Cluster {
             network: Network::new(plan),
             mounts: 0,

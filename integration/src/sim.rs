@@ -42,6 +42,10 @@ pub struct Plan {
     pub faults: bool,
     /// Volcanos that join while the clients work, after the first two.
     pub joins: u32,
+    /// Copies beside the owner.
+    pub redundancy: u8,
+    /// Milliseconds after which a dead volcano is evicted, if ever.
+    pub evict_after_ms: Option<u64>,
     /// Mostly renames, links and removals, also of a directory into itself, and more faults.
     pub churn: bool,
 }
@@ -59,6 +63,12 @@ impl Plan {
             },
             faults: !seed.is_multiple_of(5),
             joins: (seed % 4) as u32,
+            redundancy: if seed % 7 < 5 {
+                1
+            } else {
+                2 + (seed % 2) as u8
+            },
+            evict_after_ms: (seed % 11 < 5).then_some(300),
             churn: false,
         }
     }

@@ -17,8 +17,9 @@ use magma_core::wire::flare_protocol::Request;
 use magma_core::wire::node_protocol::{NodeCall, VolcanoStatus};
 use tokio::sync::Notify;
 
-use crate::console::{Backend, CachedFlare};
+use crate::console::{Backend, CachedFlare, Intervention};
 use crate::flare::{ClientRequest, ReplyTo};
+use crate::intervention;
 use crate::node::{Node, post};
 use crate::readiness::waiting;
 use crate::supervision::Panic;
@@ -157,6 +158,18 @@ impl Backend for ConsoleBackend {
             Ok(())
         }
         .boxed()
+    }
+
+    fn explain(&self, what: &Intervention) -> Result<Vec<String>, String> {
+        intervention::plan(&self.node, what).map(|plan| plan.says)
+    }
+
+    fn intervene(
+        &self,
+        what: Intervention,
+        by: String,
+    ) -> BoxFuture<'static, Result<String, String>> {
+        intervention::carry_out(self.node.clone(), what, by).boxed()
     }
 
     fn acl(&self) -> Vec<String> {

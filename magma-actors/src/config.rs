@@ -8,6 +8,7 @@ pub mod secret;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use magma_core::lava::VolcanoInfo;
 use magma_core::limits::HOST_NAME_MAX;
@@ -25,6 +26,9 @@ pub const DEFAULT_PORT: u16 = 12_000;
 pub const PORT_MAX: u16 = u16::MAX - 2;
 /// Bandwidth that a volcano declares when it is not told any, in Kbit/s.
 pub const DEFAULT_BANDWIDTH_KBIT: u64 = 1_000_000;
+
+/// Seconds after which a dead volcano is evicted when nothing else is said.
+pub const DEFAULT_EVICT_AFTER: u64 = 600;
 
 /// Every debug channel (`-A`).
 pub fn all_channels() -> DebugMask {
@@ -45,6 +49,8 @@ pub struct VolcanoConfig {
     pub start: Start,
     /// The debug channels that are on.
     pub debug: DebugMask,
+    /// How long another volcano may be dead before it is evicted; none for ever.
+    pub evict_after: Option<Duration>,
 }
 
 /// The three ways to start.

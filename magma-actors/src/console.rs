@@ -37,7 +37,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-pub use backend::{Answers, Backend, CachedFlare};
+pub use backend::{Answers, Backend, CachedFlare, Intervention};
 use session::LastLine;
 
 /// After an accept that failed (no descriptors left, mostly) another would fail as well.

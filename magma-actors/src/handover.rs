@@ -12,7 +12,7 @@ use magma_core::agreement::Change;
 use magma_core::engine::Event;
 use magma_core::ids::{SliceId, VolcanoId};
 use magma_core::key::Key;
-use magma_core::lava::{choose_cut, cut_off, home_coming, may_follow, newcomer_after};
+use magma_core::lava::{choose_cut, cut_off, home_coming, may_follow, newcomer_after, spare_slice};
 use magma_core::store::View;
 
 use crate::agreement::Undecided;
@@ -86,6 +86,10 @@ impl HandOver {
                     keyspace.hand_over.stage = Stage::Draining(slice, home);
                     node.engine.post_surely(Event::HandOver { slice, to: home });
                 } else if let Some(newcomer) = newcomer_after(&lava, node.id) {
+                    if let Some(slice) = spare_slice(&lava, node.id) {
+                        keyspace.hand_over.stage = Stage::Filling(slice, newcomer);
+                        return;
+                    }
                     keyspace.hand_over.stage = Stage::Busy;
                     Self::cut(keyspace, newcomer, ctx);
                 }

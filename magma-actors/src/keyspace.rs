@@ -129,6 +129,7 @@ impl Keyspace {
     /// The actor's state, over the log of the agreement.
     pub fn new(node: Arc<Node>, log: Arc<Mutex<LavaLog>>) -> Keyspace {
         let hand_over = HandOver::new(node.clone());
+        let evict_after = node.evict_after.map(|after| after.as_millis() as u64);
         Keyspace {
             node,
             log,
@@ -136,7 +137,7 @@ impl Keyspace {
             busy: false,
             proposing: Arc::default(),
             sessions: SessionWatch::default(),
-            volcanos: VolcanoWatch::default(),
+            volcanos: VolcanoWatch::evicting(evict_after),
             led: None,
             hand_over,
         }
@@ -422,6 +423,10 @@ impl Keyspace {
                     tracing::info!(target: "magma::n", volcano = %lava.nick(*id), "the volcano is back");
                     None
                 }
+                Change::Evict(id) => {
+                    tracing::warn!(target: "magma::n", volcano = %lava.nick(*id), "dead for too long: its copies are made anew on others");
+                    None
+                }
                 _ => None,
             };
             let node = self.node.clone();
@@ -501,6 +506,11 @@ impl Handle<ProposeHere> for Keyspace {
             change,
             answer,
         } = message;
+        if matches!(change, Change::Down(_)) && self.node.network_serves() {
+            // Somebody wants to start without it. Here leases may have been given.
+            let why = "the network serves: who is dead is found out by who leads";
+            return answer(NodeAnswer::NotNow(why.into()));
+        }
         let change = Box::new(change);
         let group = self.node.group.clone();
         let propose = async move { group.propose(Proposal::Change { epoch, change }).await };

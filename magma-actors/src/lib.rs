@@ -29,6 +29,7 @@ pub mod debug;
 pub mod engine;
 pub mod flare;
 pub mod handover;
+pub mod intervention;
 pub mod keyspace;
 pub mod links;
 pub mod node;

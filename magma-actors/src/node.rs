@@ -35,6 +35,8 @@ pub struct Node {
     pub info: VolcanoInfo,
     /// Which start of it this is.
     pub start_number: u64,
+    /// How long a volcano may be dead before it is evicted, where this one leads; none for ever.
+    pub evict_after: Option<Duration>,
     /// The network's secret.
     pub secret: NetworkSecret,
     /// Who hears of actors that are lost.
@@ -133,6 +135,8 @@ pub struct NodeSeed {
     pub engine: EngineHandle,
     /// The agreement.
     pub group: Arc<Group>,
+    /// How long a volcano may be dead before it is evicted.
+    pub evict_after: Option<Duration>,
     /// The lava to begin with.
     pub lava: Lava,
 }
@@ -145,6 +149,7 @@ impl Node {
             id: seed.id,
             info: seed.info,
             start_number: seed.start_number,
+            evict_after: seed.evict_after,
             secret: seed.secret,
             watch: seed.watch,
             engine: seed.engine,

@@ -136,7 +136,8 @@ async fn live(config: VolcanoConfig) -> Result<(), LifeError> {
     let founded = found(&config, &secret).await?;
     let end = Arc::new(Notify::new());
     let stopped = Arc::new(Notify::new());
-    let (node, endpoints) = start_tree(founded, secret, &watch, &end, &stopped)?;
+    let (node, endpoints) =
+        start_tree(founded, config.evict_after, secret, &watch, &end, &stopped)?;
     let outcome = tokio::select! {
         _ = terminate.recv() => { tracing::info!("SIGTERM: ending in order"); Ok(()) }
         _ = interrupt.recv() => { tracing::info!("SIGINT: ending in order"); Ok(()) }
@@ -157,6 +158,7 @@ struct Endpoints {
 
 fn start_tree(
     founded: Founded,
+    evict_after: Option<Duration>,
     secret: NetworkSecret,
     watch: &Watch,
     end: &Arc<Notify>,
@@ -189,6 +191,7 @@ fn start_tree(
         watch: watch.clone(),
         engine,
         group: group.clone(),
+        evict_after,
         lava,
     }));
     // Set once: nobody else has the link.

@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use magma_actors::config::secret::{KEY_VARIABLE, SecretText};
 use magma_actors::config::{
-    ConfigError, DEFAULT_BANDWIDTH_KBIT, DEFAULT_PORT, DebugMask, HostPort, InfoChanges, PORT_MAX,
-    REDUNDANCY_MAX, Start, VolcanoConfig, all_channels, check_fqdn, check_nick, default_address,
+    ConfigError, DEFAULT_BANDWIDTH_KBIT, DEFAULT_EVICT_AFTER, DEFAULT_PORT, DebugMask, HostPort,
+    InfoChanges, PORT_MAX, REDUNDANCY_MAX, Start, VolcanoConfig, all_channels, check_fqdn,
+    check_nick, default_address,
 };
 use magma_actors::debug::CHANNELS;
 use magma_core::lava::VolcanoInfo;
@@ -78,6 +80,9 @@ pub struct MagmadFlags {
     /// With -b: copies of each slice beside its owner [default: 1]
     #[arg(long = "redundancy", value_name = "N", value_parser = clap::value_parser!(u8).range(..=REDUNDANCY_MAX as i64))]
     redundancy: Option<u8>,
+    /// Seconds after which a dead volcano is evicted: its copies are made anew on others; 0: never [default: 600]
+    #[arg(long = "evict-after", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=u64::from(u32::MAX)))]
+    evict_after: Option<u64>,
     /// Print the version
     #[arg(long = "version", action = clap::ArgAction::Version)]
     version: Option<bool>,
@@ -160,6 +165,7 @@ impl MagmadFlags {
             Some(remote) => Some(HostPort::parse(remote, DEFAULT_PORT)?),
             None => None,
         };
+        let evict_after = self.evict_after.unwrap_or(DEFAULT_EVICT_AFTER);
         let start = match contact {
             Some(contact) => Start::Join {
                 me: complete(told, Some(&contact))?,
@@ -176,6 +182,7 @@ impl MagmadFlags {
             secret,
             start,
             debug,
+            evict_after: (evict_after > 0).then(|| Duration::from_secs(evict_after)),
         })
     }
 }

@@ -44,6 +44,10 @@ pub enum Change {
     Down(VolcanoId),
     /// A volcano that was dead is back.
     Up(VolcanoId),
+    /// Nobody counts on the return of a dead volcano: its copies are made anew on others.
+    Evict(VolcanoId),
+    /// A volcano that is evicted is no member any more.
+    Forget(VolcanoId),
     /// A slice is cut in two: the upper part, from `at`, becomes a slice of the same owner
     /// and copies.
     Cut {

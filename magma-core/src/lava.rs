@@ -3,12 +3,14 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`absence`] | volcanos that are dead, back, evicted, forgotten |
 //! | [`change`] | the legal transitions, one entry of the agreement each |
 //! | [`check`] | what makes a lava valid that comes from outside |
 //! | [`copies`] | where copies belong, and the next steps towards that |
 //! | [`join`] | where a join cuts a slice |
 
-pub mod change;
+pub mod absence;
+mod change;
 pub mod check;
 pub mod copies;
 pub mod join;
@@ -21,7 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::ids::{Epoch, Generation, NetworkId, SessionId, SliceId, VolcanoId};
 use crate::key::{self, Key};
 pub use copies::{CopyPlan, copy_plan, home_coming, may_follow};
-pub use join::{Cut, choose_cut, cut_for_join, cut_off, newcomer_after};
+pub use join::{Cut, choose_cut, cut_for_join, cut_off, newcomer_after, spare_slice};
 
 /// The topology of a lava network as of an epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +93,9 @@ pub struct Volcano {
     /// could take over, none of its copies counts, and nobody waits for it.
     #[serde(default)]
     pub down: bool,
+    /// It is dead and nobody counts on its return ([`crate::agreement::Change::Evict`]).
+    #[serde(default)]
+    pub evicted: bool,
 }
 
 /// An inclusive range of keys with one owner.
@@ -201,12 +206,12 @@ impl Lava {
     }
 
     /// Where the copies of a slice belong: on the next volcanos after the one to whom it belongs,
-    /// and on that one while another stands in for it. A dead volcano keeps its place: it comes
-    /// back with what it has, or is evicted.
+    /// and on that one while another stands in for it. A dead volcano keeps its place, as it comes
+    /// back with what it has, until it is evicted.
     pub fn wanted_copies(&self, slice: &Slice) -> Vec<VolcanoId> {
         std::iter::once(slice.home)
             .chain(self.followers(slice.home))
-            .filter(|volcano| *volcano != slice.owner)
+            .filter(|id| *id != slice.owner && !self.is_evicted(*id))
             .take(usize::from(self.redundancy))
             .collect()
     }
@@ -216,16 +221,12 @@ impl Lava {
         self.slice(slice).is_some_and(|slice| epoch < slice.since)
     }
 
-    /// Whether a volcano was found dead.
-    pub fn is_down(&self, id: VolcanoId) -> bool {
-        self.volcano(id).is_some_and(|volcano| volcano.down)
-    }
-
     /// Who votes in the agreement: the coordinator and the volcanos after it, three in all, five
-    /// from five volcanos on; the living before the dead. Of two only the coordinator, as they could
+    /// from five volcanos on; the living before the dead, the evicted not at all. Of two only the coordinator, as they could
     /// not outvote each other.
     pub fn voters(&self) -> std::collections::BTreeSet<VolcanoId> {
-        let count = match self.volcanos.len() {
+        let counts = |id: &VolcanoId| !self.is_evicted(*id);
+        let count = match self.volcanos.iter().filter(|v| counts(&v.id)).count() {
             0..=2 => 1,
             3..=4 => 3,
             _ => 5,
@@ -235,6 +236,7 @@ impl Lava {
         };
         let mut ring: Vec<VolcanoId> = std::iter::once(coordinator)
             .chain(self.followers(coordinator))
+            .filter(counts)
             .collect();
         ring.sort_by_key(|id| self.is_down(*id));
         ring.into_iter().take(count).collect()

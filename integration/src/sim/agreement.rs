@@ -13,16 +13,17 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// A network of one volcano.
-    pub fn found() -> Result<Agreement, String> {
+    /// A network of one volcano, with so many copies beside the owner, which evicts whoever is
+    /// dead for so long.
+    pub fn found(redundancy: u8, evict_after_ms: Option<u64>) -> Result<Agreement, String> {
         let change = Change::Bootstrap {
             network: NetworkId(7),
             volcano: Box::new(info(1)),
-            redundancy: 1,
+            redundancy,
         };
         let lava = Lava::default().apply(&change);
         let lava = lava.map_err(|refused| refused.to_string())?;
-        let watch = VolcanoWatch::default();
+        let watch = VolcanoWatch::evicting(evict_after_ms);
         Ok(Agreement { lava, watch })
     }
 

@@ -4,7 +4,9 @@ use magma_core::agreement::Change;
 use magma_core::engine::Event;
 use magma_core::ids::{SliceId, VolcanoId};
 use magma_core::key::Key;
-use magma_core::lava::{Lava, choose_cut, cut_off, home_coming, may_follow, newcomer_after};
+use magma_core::lava::{
+    Lava, choose_cut, cut_off, home_coming, may_follow, newcomer_after, spare_slice,
+};
 use magma_core::store::View;
 
 use super::volcano::Volcano;
@@ -68,6 +70,10 @@ pub fn step(stage: &mut Stage, volcano: &Volcano) -> Next {
             let Some(newcomer) = newcomer_after(lava, me) else {
                 return Next::Wait;
             };
+            if let Some(slice) = spare_slice(lava, me) {
+                *stage = Stage::Filling(slice, newcomer);
+                return Next::Wait;
+            }
             let used = lava.owned_by(me).filter(|s| s.home == me).map(|slice| {
                 let last = engine.store().last_key(slice.start, slice.end);
                 (slice, last.unwrap_or(Some(Key::MAX)))
@@ -75,8 +81,6 @@ pub fn step(stage: &mut Stage, volcano: &Volcano) -> Next {
             let Some(cut) = choose_cut(used) else {
                 return Next::Wait;
             };
-            // The number of the upper slice is known beforehand: a cut binds its epoch.
-            let _ = newcomer;
             *stage = Stage::Busy;
             Next::Propose(Change::Cut {
                 slice: cut.slice,

@@ -149,7 +149,8 @@ pub struct World {
 impl World {
     /// A network at its beginning.
     pub fn new(plan: Plan) -> World {
-        let agreement = Agreement::found().unwrap_or_else(|why| unreachable!("{why}"));
+        let agreement = Agreement::found(plan.redundancy, plan.evict_after_ms)
+            .unwrap_or_else(|why| unreachable!("{why}"));
         let mut world = World {
             plan,
             rng: StdRng::seed_from_u64(plan.seed),

@@ -21,6 +21,17 @@ pub struct CachedFlare {
     pub links: Vec<LinkRow>,
 }
 
+/// What only a person decides: who belongs to the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Intervention {
+    /// Nobody counts on the return of this dead volcano.
+    Evict(String),
+    /// This evicted volcano is no member any more.
+    Forget(String),
+    /// A network that is loading goes on without those who are not there.
+    Proceed,
+}
+
 /// Answers in the order of the operations, and the content that was read.
 pub type Answers = (Vec<Result<Answer, OpError>>, Bytes);
 
@@ -47,6 +58,14 @@ pub trait Backend {
     fn cached(&self) -> BoxFuture<'static, Vec<CachedFlare>>;
     /// Ends the whole network in order, or only this volcano. Returns once it is under way.
     fn shutdown(&self, whole_network: bool, by: String) -> BoxFuture<'static, Result<(), String>>;
+    /// What an intervention would do, in sentences; or why it cannot be done.
+    fn explain(&self, what: &Intervention) -> Result<Vec<String>, String>;
+    /// Does it; what has come of it, in a sentence.
+    fn intervene(
+        &self,
+        what: Intervention,
+        by: String,
+    ) -> BoxFuture<'static, Result<String, String>>;
     /// Access rules in force, one a line.
     fn acl(&self) -> Vec<String>;
     /// Makes an actor panic, or the process end at a point, in a volcano started for tests; otherwise says why not.

@@ -7,6 +7,7 @@ pub mod directory;
 pub mod file;
 pub mod help;
 pub mod inspect;
+pub mod intervene;
 pub mod network;
 pub mod shutdown;
 
@@ -15,7 +16,7 @@ use std::rc::Rc;
 use magma_core::flare::path::FlarePath;
 
 use super::ask::AskError;
-use super::backend::Backend;
+use super::backend::{Backend, Intervention};
 use super::output::{Output, OutputError};
 use super::parser::Command;
 use super::walk::{LastLink, Place, WalkError, walk};
@@ -33,10 +34,12 @@ pub struct Shell {
 }
 
 /// Whether the session goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flow {
     /// The next command may come.
     GoOn,
+    /// It was said what this would do: the peer is to confirm it.
+    Confirm(Intervention),
     /// The peer wants to go.
     Quit,
     /// The volcano ends.
@@ -112,6 +115,9 @@ impl Shell {
             Command::Fault(actor) => debug::fault(self, &actor).await?,
             Command::Shutdown { whole_network } => {
                 return shutdown::shutdown(self, whole_network).await;
+            }
+            Command::Intervene { what, sure } => {
+                return intervene::intervene(self, what, sure).await;
             }
             Command::Quit => return Ok(Flow::Quit),
         }

@@ -1,5 +1,6 @@
 //! A line becomes a command, once, at the edge.
 
+use super::backend::Intervention;
 use crate::debug::{BadChannel, Mask};
 
 /// What somebody has asked for.
@@ -42,6 +43,13 @@ pub enum Command {
     Shutdown {
         /// The whole network.
         whole_network: bool,
+    },
+    /// Changes who belongs to the network; asked back for before it is done.
+    Intervene {
+        /// What.
+        what: Intervention,
+        /// It was confirmed.
+        sure: bool,
     },
     /// Ends the session.
     Quit,
@@ -144,6 +152,7 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, ParseError> {
     };
     let text = |word: &Vec<u8>| String::from_utf8_lossy(word).into_owned();
     let name = text(name);
+    let intervene = |what| Command::Intervene { what, sure: false };
     let usage = |form: &'static str, topic| Err(ParseError::Usage(form, topic));
     let command = match (name.as_str(), arguments) {
         ("help" | "?", topic) => {
@@ -186,6 +195,12 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, ParseError> {
             whole_network: false,
         },
         ("shutdown", _) => return usage("shutdown [node]", "shutdown"),
+        ("evict", [nick]) => intervene(Intervention::Evict(text(nick))),
+        ("evict", _) => return usage("evict NICK", "evict"),
+        ("forget", [nick]) => intervene(Intervention::Forget(text(nick))),
+        ("forget", _) => return usage("forget NICK", "forget"),
+        ("proceed", []) => intervene(Intervention::Proceed),
+        ("proceed", _) => return usage("proceed", "proceed"),
         ("quit" | "exit", []) => Command::Quit,
         ("quit" | "exit", _) => return usage("quit", "quit"),
         ("fault", [actor]) => Command::Fault(text(actor)),

@@ -194,6 +194,8 @@ pub fn volcano(
             "alive: {}",
             if status.is_some_and(|(_, alive)| *alive) {
                 "yes"
+            } else if volcano.evicted {
+                "no (evicted)"
             } else {
                 "no"
             }

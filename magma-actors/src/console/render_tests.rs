@@ -17,6 +17,7 @@ fn member(id: u64, nick: &str, last: u8) -> Volcano {
             storage_bytes: 0,
         },
         down: false,
+        evicted: false,
     }
 }
 

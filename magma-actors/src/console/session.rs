@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::FramedRead;
 
-use super::backend::Backend;
+use super::backend::{Backend, Intervention};
 use super::commands::{CommandError, Flow, Shell};
 use super::output::{Output, OutputError};
 use super::parser::{self, Command};
@@ -71,6 +71,7 @@ pub async fn serve(
         ahead: VecDeque::new(),
         negotiations: Vec::new(),
         ended: false,
+        asked: None,
         last_line,
     };
     let mut shell = Shell {
@@ -98,6 +99,8 @@ struct Session<R> {
     negotiations: Vec<u8>,
     /// The peer has closed its side; what it sent before is still done.
     ended: bool,
+    /// What the next line is to confirm.
+    asked: Option<Intervention>,
     last_line: LastLine,
 }
 
@@ -119,7 +122,10 @@ impl<R: AsyncRead + Unpin> Session<R> {
     async fn talk(&mut self, shell: &mut Shell) -> Result<SessionEnd, SessionEnd> {
         greet(shell).await?;
         loop {
-            prompt(shell).await?;
+            match self.asked {
+                None => prompt(shell).await?,
+                Some(_) => ask_back(shell).await?,
+            }
             let line = match self.next(shell).await? {
                 Ahead::Line(line) => line,
                 Ahead::TooLong => {
@@ -139,6 +145,17 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 }
             };
             self.last_line.set(Instant::now());
+            if let Some(what) = self.asked.take() {
+                if line.trim_ascii() != b"yes" {
+                    shell.output.sentence("nothing was done").await?;
+                    continue;
+                }
+                let command = Command::Intervene { what, sure: true };
+                if let Some(end) = self.do_command(shell, &line, command).await? {
+                    return Ok(end);
+                }
+                continue;
+            }
             let command = match parser::parse(&line) {
                 Ok(None) => continue,
                 Ok(Some(command)) => command,
@@ -175,6 +192,10 @@ impl<R: AsyncRead + Unpin> Session<R> {
         shell.output.raw(answers).await?;
         match ran {
             Ran::Done(Ok(Flow::GoOn)) => Ok(None),
+            Ran::Done(Ok(Flow::Confirm(what))) => {
+                self.asked = Some(what);
+                Ok(None)
+            }
             Ran::Done(Ok(Flow::Quit)) => Ok(Some(SessionEnd::Quit)),
             Ran::Done(Ok(Flow::Shutdown)) => Ok(Some(SessionEnd::Shutdown)),
             Ran::Done(Err(CommandError::Output(error))) => Err(error.into()),
@@ -333,6 +354,11 @@ async fn greet(shell: &mut Shell) -> Result<(), OutputError> {
         addr = me.addr,
     );
     shell.output.raw(greeting).await
+}
+
+async fn ask_back(shell: &mut Shell) -> Result<(), OutputError> {
+    shell.output.raw("Type yes to go on: ").await?;
+    shell.output.flush().await
 }
 
 async fn prompt(shell: &mut Shell) -> Result<(), OutputError> {

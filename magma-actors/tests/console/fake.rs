@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending, ready};
-use magma_actors::console::{Answers, Backend, CachedFlare};
+use magma_actors::console::{Answers, Backend, CachedFlare, Intervention};
 use magma_actors::debug::Switch;
 use magma_core::error::OpError;
 use magma_core::flare::{Attr, FlareRow, Kind, Layout, LinkRow, LinkState, Name};
@@ -41,6 +41,7 @@ pub struct Fake {
     pub refuse_shutdown: Cell<bool>,
     pub shutdowns: RefCell<Vec<(bool, String)>>,
     pub faults: RefCell<Vec<String>>,
+    pub interventions: RefCell<Vec<Intervention>>,
 }
 
 pub const ROOT_INC: Stamp = Stamp(SliceId(1), Epoch(1), Seq(1));
@@ -57,6 +58,7 @@ fn volcano(id: u64, nick: &str) -> Volcano {
             storage_bytes: 0,
         },
         down: false,
+        evicted: false,
     }
 }
 
@@ -104,6 +106,7 @@ impl Fake {
             refuse_shutdown: Cell::new(false),
             shutdowns: RefCell::default(),
             faults: RefCell::default(),
+            interventions: RefCell::default(),
         };
         let root = fake.flare(key::ROOT, ROOT_INC, Kind::Directory, b"");
         fake.flares.borrow_mut().insert(key::ROOT, root);
@@ -342,6 +345,25 @@ impl Backend for Fake {
         self.shutdowns.borrow_mut().push((whole_network, by));
         ready(Ok(())).boxed()
     }
+    fn explain(&self, what: &Intervention) -> Result<Vec<String>, String> {
+        match what {
+            Intervention::Evict(nick) if nick == "gromit" => {
+                Ok(vec!["Nobody will wait for gromit.".into()])
+            }
+            other => Err(format!("{other:?} cannot be done")),
+        }
+    }
+
+    fn intervene(
+        &self,
+        what: Intervention,
+        by: String,
+    ) -> BoxFuture<'static, Result<String, String>> {
+        assert!(by.contains("console of"));
+        self.interventions.borrow_mut().push(what);
+        Box::pin(ready(Ok("Done, in epoch 8.".into())))
+    }
+
     fn acl(&self) -> Vec<String> {
         assert!(!self.acl_panics.get(), "a bug in print acl");
         vec!["everybody who has the secret key: everything".to_owned()]

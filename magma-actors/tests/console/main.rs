@@ -67,6 +67,32 @@ async fn shutdown_of_one_node_and_refusal() {
 }
 
 #[actix::test]
+async fn what_changes_the_members_is_said_and_asked_first() {
+    let fake = furnished();
+    let (address, _console) = start(&fake);
+    let mut peer = Peer::connect(address).await;
+    for answer in ["", "no", "y", "evict gromit"] {
+        peer.send(b"evict gromit\r\n").await;
+        let said = peer.ask(answer).await;
+        assert!(said.contains("Nobody will wait for gromit."), "{said}");
+        assert!(said.contains("Type yes to go on: "), "{said}");
+        assert!(said.contains("nothing was done"), "{said}");
+    }
+    assert!(fake.interventions.borrow().is_empty());
+    // What cannot be done is not asked about: the next line is a command again.
+    let said = peer.ask("evict penguin").await;
+    assert!(
+        said.contains("cannot be done") && !said.contains("Type yes"),
+        "{said}"
+    );
+    peer.send(b"evict gromit\r\n").await;
+    let said = peer.ask(" yes ").await;
+    assert!(said.ends_with("Done, in epoch 8.\n"), "{said}");
+    assert_eq!(fake.interventions.borrow().len(), 1);
+    assert_eq!(peer.ask("pwd").await, "/\n");
+}
+
+#[actix::test]
 async fn the_network() {
     let (address, _console) = start(&furnished());
     let mut peer = Peer::connect(address).await;

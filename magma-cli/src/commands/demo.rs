@@ -110,6 +110,7 @@ fn demonstrate(flags: &DemoFlags, signals: &Signals) -> Result<(), DemoError> {
         redundancy: flags.redundancy,
         debug: flags.debug.clone(),
         environment: Vec::new(),
+        arguments: Vec::new(),
     });
     let result = if flags.check {
         check::run(&mut network, flags.volcanos, &place.mount)

@@ -18,6 +18,9 @@ pub struct ConsoleClient {
     stream: TcpStream,
 }
 
+/// What the console writes when it wants a confirmation.
+const ASKED_BACK: &str = "Type yes to go on: ";
+
 /// Whether a text ends with a prompt, as in `MAGMA [wallace]:/> `.
 fn ends_with_prompt(text: &[u8]) -> bool {
     let from = text
@@ -25,7 +28,7 @@ fn ends_with_prompt(text: &[u8]) -> bool {
         .rposition(|&byte| byte == b'\n')
         .map_or(0, |at| at + 1);
     let line = &text[from..];
-    line.starts_with(b"MAGMA [") && line.ends_with(b"> ")
+    (line.starts_with(b"MAGMA [") && line.ends_with(b"> ")) || line == ASKED_BACK.as_bytes()
 }
 
 impl ConsoleClient {
@@ -52,6 +55,16 @@ impl ConsoleClient {
         }
         let end = text.rfind('\n').map_or(0, |at| at + 1);
         Ok(text[..end].to_owned())
+    }
+
+    /// Sends a line that the console asks back about, and what to answer. Returns all that is shown;
+    /// where nothing is asked the answer is not sent.
+    pub fn ask_back(&mut self, line: &str, answer: &str) -> Result<String, LaunchError> {
+        let (mut text, _) = self.exchange(line)?;
+        if text.ends_with(ASKED_BACK) {
+            text += &self.exchange(answer)?.0;
+        }
+        Ok(text)
     }
 
     /// Sends a line that ends the connection (`shutdown`, `quit`) and returns what is shown

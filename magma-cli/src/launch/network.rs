@@ -28,6 +28,8 @@ pub struct Plan {
     pub debug: String,
     /// Variables of the volcanos' environment beside ours.
     pub environment: Vec<(String, String)>,
+    /// More options of the volcanos.
+    pub arguments: Vec<String>,
 }
 
 /// A network that runs, or has run. Dropped, everything is unmounted and ended; the directory
@@ -201,6 +203,7 @@ impl Network {
             key: self.plan.key.clone(),
             debug: self.plan.debug.clone(),
             environment: self.plan.environment.clone(),
+            arguments: self.plan.arguments.clone(),
             nick,
         }
     }

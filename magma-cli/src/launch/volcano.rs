@@ -28,6 +28,8 @@ pub struct Site {
     pub debug: String,
     /// Variables of its environment beside ours.
     pub environment: Vec<(String, String)>,
+    /// More options.
+    pub arguments: Vec<String>,
 }
 
 /// How it is to start.
@@ -64,6 +66,7 @@ impl VolcanoProcess {
         set_key(&mut command, &site.key);
         let environment = site.environment.iter();
         command.envs(environment.map(|(name, value)| (name, value)));
+        command.args(&site.arguments);
         if !site.debug.is_empty() {
             command.args(["-D", &site.debug]);
         }

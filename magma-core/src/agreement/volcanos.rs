@@ -5,7 +5,8 @@
 //! over what the volcano owns. Of whom nothing was heard for the lease and a tenth more, counted
 //! from *receiving*, the leader proposes that it is dead ([`Change::Down`]); one that is dead and
 //! heard of again is back ([`Change::Up`]). Once its death is proposed a volcano gets no lease
-//! before the outcome is known.
+//! before the outcome is known. Of one that stays away nobody counts on the return after a while
+//! ([`Change::Evict`]), unless that would give slices up that nobody else has.
 //!
 //! Nothing of this is on a disk. Whoever begins to lead counts all from a moment before
 //! ([`LEADER_HEAD_START_MS`]), because another may have given leases until then; and one that was
@@ -31,9 +32,21 @@ pub struct VolcanoWatch {
     returned: BTreeSet<VolcanoId>,
     /// When each was heard while nothing was watched.
     before: BTreeMap<VolcanoId, Moment>,
+    /// Since when each is known to be dead here.
+    dead: BTreeMap<VolcanoId, Moment>,
+    /// How long one may be dead before it is evicted; none for ever.
+    evict_after_ms: Option<u64>,
 }
 
 impl VolcanoWatch {
+    /// A watch that evicts whoever has been dead for so long, in milliseconds.
+    pub fn evicting(after_ms: Option<u64>) -> VolcanoWatch {
+        VolcanoWatch {
+            evict_after_ms: after_ms,
+            ..VolcanoWatch::default()
+        }
+    }
+
     /// A heartbeat was received. Returns for how long the volcano has a lease, in milliseconds from
     /// when it sent it; none when it gets none (now).
     pub fn heard(&mut self, lava: &Lava, id: VolcanoId, now: Moment) -> Option<u64> {
@@ -65,7 +78,7 @@ impl VolcanoWatch {
         let before = std::mem::take(&mut self.before);
         *self = VolcanoWatch {
             before,
-            ..VolcanoWatch::default()
+            ..VolcanoWatch::evicting(self.evict_after_ms)
         };
     }
 
@@ -86,6 +99,7 @@ impl VolcanoWatch {
         self.looked = Some(now);
         if !awake {
             self.heard.clear();
+            self.dead.clear();
         }
         let heard = match begins {
             true => Moment(now.0.saturating_sub(LEADER_HEAD_START_MS)),
@@ -104,6 +118,7 @@ impl VolcanoWatch {
         self.condemned.retain(alive);
         self.returned.retain(|id| lava.is_down(*id));
         let mut changes: Vec<Change> = self.returned.iter().copied().map(Change::Up).collect();
+        changes.extend(self.overdue(lava, now).map(Change::Evict));
         for volcano in &lava.volcanos {
             let id = volcano.id;
             if volcano.down || id == me {
@@ -116,6 +131,25 @@ impl VolcanoWatch {
             }
         }
         changes
+    }
+
+    /// Who has been dead for too long, and can be done without.
+    fn overdue(&mut self, lava: &Lava, now: Moment) -> impl Iterator<Item = VolcanoId> {
+        self.dead
+            .retain(|id, _| lava.is_down(*id) && !lava.is_evicted(*id));
+        let returned = &self.returned;
+        let mut overdue = Vec::new();
+        for volcano in lava.volcanos.iter().filter(|v| v.down && !v.evicted) {
+            let since = *self.dead.entry(volcano.id).or_insert(now);
+            let away = self
+                .evict_after_ms
+                .is_some_and(|limit| now.since_ms(since) >= limit);
+            let needed = lava.owned_by(volcano.id).next().is_some();
+            if away && !needed && !returned.contains(&volcano.id) {
+                overdue.push(volcano.id);
+            }
+        }
+        overdue.into_iter()
     }
 }
 
@@ -175,6 +209,27 @@ mod tests {
         let lava = apply(&lava, &back);
         assert_eq!(run(&mut watch, &lava, (4_400, 5_200), false), []);
         assert!(watch.heard(&lava, OTHER, Moment(5_200)).is_some());
+    }
+
+    #[test]
+    fn who_stays_away_is_evicted_once() {
+        let away = apply(&two(), &[Change::Down(OTHER)]);
+        let mut watch = VolcanoWatch::evicting(Some(60_000));
+        assert_eq!(run(&mut watch, &away, (0, 59_800), false), []);
+        let verdict = run(&mut watch, &away, (60_000, 60_000), false);
+        assert_eq!(verdict, [Change::Evict(OTHER)]);
+        let evicted = apply(&away, &verdict);
+        assert_eq!(run(&mut watch, &evicted, (60_200, 200_000), false), []);
+        // It is back all the same when it is heard of.
+        watch.heard(&evicted, OTHER, Moment(200_100));
+        let back = run(&mut watch, &evicted, (200_200, 200_200), false);
+        assert_eq!(back, [Change::Up(OTHER)]);
+        assert!(!apply(&evicted, &back).is_evicted(OTHER));
+        // Without whom nobody has the keys is waited for.
+        let mut needed = away;
+        needed.slices[0].owner = OTHER;
+        let mut watch = VolcanoWatch::evicting(Some(60_000));
+        assert_eq!(run(&mut watch, &needed, (0, 200_000), false), []);
     }
 
     #[test]

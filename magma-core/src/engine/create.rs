@@ -149,12 +149,13 @@ impl<S: Store> Engine<S> {
         row.nascent = None;
         let cred = state.request.cred.clone();
         let attr = Attr::of(&row, 0);
-        let inserted = match self.insert_entry(parent, &name, &attr, Some(&cred), Some(row.asked))? {
-            super::steps::Inserting::Refused(error) => return Step::err(error),
-            super::steps::Inserting::Parks => return Step::parks(parent.key()),
-            super::steps::Inserting::There => return Step::err(OpError::Exists),
-            super::steps::Inserting::Effects(effects, attr) => (effects, attr),
-        };
+        let inserted =
+            match self.insert_entry(parent, &name, &attr, Some(&cred), Some(row.asked))? {
+                super::steps::Inserting::Refused(error) => return Step::err(error),
+                super::steps::Inserting::Parks => return Step::parks(parent.key()),
+                super::steps::Inserting::There => return Step::err(OpError::Exists),
+                super::steps::Inserting::Effects(effects, attr) => (effects, attr),
+            };
         let (entry_effects, attr) = inserted;
         took_from_parent(&mut row, &attr);
         let flare = row.flare_ref();

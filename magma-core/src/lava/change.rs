@@ -29,6 +29,8 @@ impl Change {
             | Change::Update(..)
             | Change::Down(_)
             | Change::Up(_)
+            | Change::Evict(_)
+            | Change::Forget(_)
             | Change::OpenSession { .. }
             | Change::EndSession(_) => false,
         }
@@ -61,6 +63,8 @@ impl Lava {
             Change::Update(id, info) => next.update(*id, info)?,
             Change::Down(id) => next.down(*id)?,
             Change::Up(id) => next.up(*id)?,
+            Change::Evict(id) => next.evict(*id)?,
+            Change::Forget(id) => next.forget(*id)?,
             Change::Cut { slice, at } => next.cut(*slice, *at)?,
             Change::AddCopy { slice, volcano } => next.add_copy(*slice, *volcano)?,
             Change::CopyInSync { slice, volcano } => next.copy_in_sync(*slice, *volcano)?,
@@ -104,6 +108,7 @@ impl Lava {
             id: VolcanoId(first),
             info: info.clone(),
             down: false,
+            evicted: false,
         }];
         self.slices = vec![Slice {
             id: SliceId(first),
@@ -121,6 +126,11 @@ impl Lava {
 
     fn join(&mut self, info: &VolcanoInfo, after: VolcanoId) -> Result<(), ChangeRefused> {
         check_info(info)?;
+        // Who is evicted and joins anew, empty, takes its own place.
+        let earlier = self.volcano_called(&info.nick).filter(|old| old.evicted);
+        if let Some(earlier) = earlier.map(|old| old.id).filter(|id| *id != after) {
+            self.forget(earlier)?;
+        }
         self.check_free(info, None)?;
         if self.volcanos.len() >= VOLCANOS_MAX {
             return Err(ChangeRefused::Full("volcanos".into()));
@@ -134,6 +144,7 @@ impl Lava {
                 id: VolcanoId(id),
                 info: info.clone(),
                 down: false,
+                evicted: false,
             },
         );
         Ok(())
@@ -145,57 +156,6 @@ impl Lava {
         let at = self.position_of(id)?;
         self.volcanos[at].info = info.clone();
         Ok(())
-    }
-
-    /// A volcano is dead. Whatever it owned goes to the next volcano of the ring that holds all
-    /// of it; where none does, it stays, and waits for it. What it has becomes an old copy.
-    fn down(&mut self, id: VolcanoId) -> Result<(), ChangeRefused> {
-        let place = self.position_of(id)?;
-        if self.volcanos[place].down {
-            return Err(ChangeRefused::Impossible(format!(
-                "volcano {id} is known to be down already"
-            )));
-        }
-        self.volcanos[place].down = true;
-        let epoch = self.epoch;
-        let heirs: Vec<VolcanoId> = self.followers(id).collect();
-        for slice in &mut self.slices {
-            if slice.owner == id {
-                let holds = |heir: &&VolcanoId| slice.in_sync().any(|copy| copy == **heir);
-                let Some(&heir) = heirs.iter().find(holds) else {
-                    continue;
-                };
-                (slice.owner, slice.since, slice.seized) = (heir, epoch, true);
-                slice.copies.retain(|copy| copy.volcano != heir);
-                slice.copies.push(CopyState {
-                    volcano: id,
-                    in_sync: false,
-                });
-            }
-            for copy in &mut slice.copies {
-                copy.in_sync &= copy.volcano != id;
-            }
-        }
-        Ok(())
-    }
-
-    /// A volcano that was dead is back. It gets what it missed, and then what it owned.
-    fn up(&mut self, id: VolcanoId) -> Result<(), ChangeRefused> {
-        let place = self.position_of(id)?;
-        if !self.volcanos[place].down {
-            return Err(ChangeRefused::Impossible(format!(
-                "volcano {id} is not known to be down"
-            )));
-        }
-        self.volcanos[place].down = false;
-        Ok(())
-    }
-
-    fn refuse_down(&self, id: VolcanoId) -> Result<(), ChangeRefused> {
-        match self.is_down(id) {
-            true => Err(ChangeRefused::Impossible(format!("volcano {id} is down"))),
-            false => Ok(()),
-        }
     }
 
     fn cut(&mut self, id: SliceId, at: Key) -> Result<(), ChangeRefused> {
@@ -312,7 +272,7 @@ impl Lava {
         Ok(())
     }
 
-    fn position_of(&self, id: VolcanoId) -> Result<usize, ChangeRefused> {
+    pub(super) fn position_of(&self, id: VolcanoId) -> Result<usize, ChangeRefused> {
         self.volcanos
             .iter()
             .position(|volcano| volcano.id == id)

@@ -314,6 +314,10 @@ fn any_change() -> impl Strategy<Value = Change> {
     prop_oneof![
         (described(), volcano()).prop_map(|(volcano, after)| Change::Join { volcano, after }),
         (volcano(), described()).prop_map(|(id, info)| Change::Update(id, info)),
+        volcano().prop_map(Change::Down),
+        volcano().prop_map(Change::Up),
+        volcano().prop_map(Change::Evict),
+        volcano().prop_map(Change::Forget),
         (slice(), any::<u64>()).prop_map(|(slice, prefix)| Change::Cut {
             slice,
             at: Key::from_prefix(prefix)
@@ -339,7 +343,8 @@ proptest! {
             for slice in &lava.slices {
                 let now = next.slice(slice.id).expect("slices only grow in number");
                 let holders = |s: &Slice| s.in_sync().count();
-                if !matches!(change, Change::RemoveCopy { .. }) {
+                // Who is dead holds nothing that counts.
+                if !matches!(change, Change::RemoveCopy { .. } | Change::Down(_)) {
                     prop_assert!(holders(now) >= holders(slice));
                 }
             }

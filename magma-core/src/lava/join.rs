@@ -15,12 +15,20 @@ use super::{Lava, Slice};
 /// that was dead gets back what it had.
 pub fn newcomer_after(lava: &Lava, me: VolcanoId) -> Option<VolcanoId> {
     lava.owned_by(me).next()?;
-    let next = lava.followers(me).next()?;
+    let next = lava.followers(me).find(|id| !lava.is_evicted(*id))?;
     let has_one = lava
         .slices
         .iter()
         .any(|slice| slice.owner == next || slice.home == next);
     (!has_one && !lava.is_down(next)).then_some(next)
+}
+
+/// A slice that we can give to a newcomer as it is: one of several, left over from a newcomer that
+/// went away before it got it. Without it every try of a newcomer would cut another one.
+pub fn spare_slice(lava: &Lava, me: VolcanoId) -> Option<SliceId> {
+    let ours = lava.owned_by(me).filter(|slice| slice.home == me);
+    let ids: Vec<SliceId> = ours.map(|slice| slice.id).collect();
+    ids.iter().max().copied().filter(|_| ids.len() > 1)
 }
 
 /// A slice that was cut off for a newcomer, as long as it is ours to give and the newcomer is there.

@@ -122,6 +122,7 @@ pub(crate) mod tests {
                 storage_bytes: 1 << 30,
             },
             down: false,
+            evicted: false,
         };
         let slice = |id: u64, start, end| Slice {
             id: SliceId(id),

@@ -54,6 +54,30 @@ const GROUPS: [Group; 4] = [
                  down.",
             ),
             entry(
+                "evict",
+                "evict NICK",
+                "counts no longer on a dead volcano",
+                "The copies that NICK held are made anew on the next volcanos of the ring, and it \
+                 votes no longer. The network does so by itself with a volcano that stays dead \
+                 (see --evict-after of magmad). When it comes back it is filled, and gets its \
+                 slices back. Refused while NICK is alive, or if nobody else has what it owns.",
+            ),
+            entry(
+                "forget",
+                "forget NICK",
+                "an evicted volcano is no member any more",
+                "What NICK owned belongs to those who hold it now. With its old directory it is \
+                 refused from then on; with an empty one it can join again.",
+            ),
+            entry(
+                "proceed",
+                "proceed",
+                "starts without those who are not there",
+                "After a restart nothing is served before the whole network is there. When some \
+                 never come, those present go on without them, if they are a majority of those \
+                 who vote and have all slices. Nothing acknowledged is lost by it.",
+            ),
+            entry(
                 "shutdown",
                 "shutdown",
                 "ends the whole network in order",

@@ -102,7 +102,10 @@ fn problems(lava: &Lava, heard: &[Heard]) -> Vec<String> {
     }
     for volcano in lava.volcanos.iter().filter(|volcano| volcano.down) {
         let nick = render::text(&volcano.info.nick);
-        problems.push(format!("{nick} is down: start it again"));
+        problems.push(match volcano.evicted {
+            true => format!("{nick} is evicted: start it again, or `forget {nick}` on a console"),
+            false => format!("{nick} is down: start it again"),
+        });
     }
     for slice in lava.slices.iter().filter(|s| s.home != s.owner) {
         problems.push(format!(
@@ -112,8 +115,9 @@ fn problems(lava: &Lava, heard: &[Heard]) -> Vec<String> {
             slice.id
         ));
     }
+    let members = lava.volcanos.iter().filter(|v| !v.evicted).count();
     // As many as there can be while the ring is small.
-    let wanted = usize::from(lava.redundancy).min(lava.volcanos.len().saturating_sub(1));
+    let wanted = usize::from(lava.redundancy).min(members.saturating_sub(1));
     for slice in &lava.slices {
         let in_sync = slice.copies.iter().filter(|copy| copy.in_sync).count();
         if in_sync < wanted {

@@ -65,6 +65,7 @@ fn lava() -> Lava {
             storage_bytes: 0,
         },
         down: false,
+        evicted: false,
     };
     let middle = Key([128; 20]);
     let slice = |id, start, end, owner, copy| Slice {

@@ -1,0 +1,168 @@
+//! What a person decides on the console about who belongs to the network, and what the network
+//! decides by itself about those who stay away.
+
+// Helpers of tests are no tests to clippy.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+
+use integration::Cluster;
+use integration::cluster::KEY;
+use integration::mounted::can_mount;
+use integration::volcano_process::programs;
+use magma_cli::program::Program;
+
+fn status(cluster: &Cluster, at: usize) -> String {
+    let mut status = programs().command(Program::Tools);
+    let status = status.args(["status", &cluster.addr(at).to_string()]);
+    let said = status.env("MAGMA_KEY", KEY).output().unwrap();
+    String::from_utf8_lossy(&said.stdout).into_owned()
+}
+
+/// Waits until a line about every slice says that it has all its copies, whoever is dead.
+fn is_redundant(cluster: &mut Cluster, at: usize) {
+    Cluster::eventually("every slice has a copy in sync", || {
+        let said = cluster.ask(at, "status");
+        let slices: Vec<&str> = said.lines().filter(|l| l.starts_with("slice ")).collect();
+        let well = |line: &&str| line.contains("in sync") && !line.contains("being filled");
+        (!slices.is_empty() && slices.iter().all(well)).then_some(())
+    });
+}
+
+fn becomes_whole(cluster: &Cluster, at: usize) {
+    Cluster::eventually("all is well", || {
+        status(cluster, at).contains("All is well").then_some(())
+    });
+}
+
+/// What `status` says on a console that may not be there yet.
+fn tell(cluster: &mut Cluster, at: usize) -> Option<String> {
+    let mut console = cluster.volcano(at).console().ok()?;
+    console.command("status").ok()
+}
+
+/// Types a command and an answer to what it asks back.
+fn intervene(cluster: &mut Cluster, at: usize, command: &str, answer: &str) -> String {
+    let mut console = cluster.console(at);
+    let said = console.ask_back(command, answer);
+    said.unwrap()
+}
+
+#[test]
+fn a_volcano_that_stays_away_is_evicted_and_gets_its_slices_back() {
+    if !can_mount() {
+        return;
+    }
+    let mut cluster = Cluster::start(3);
+    let mount = cluster.mount(0);
+    for n in 0..50 {
+        fs::write(mount.join(format!("file-{n}")), format!("{n}")).unwrap();
+    }
+    // Nobody is evicted who is there, or who is not known.
+    let said = intervene(&mut cluster, 0, "evict penguin", "yes");
+    assert!(said.contains("is alive"), "{said}");
+    let said = intervene(&mut cluster, 0, "evict nobody", "yes");
+    assert!(said.contains("no volcano nobody"), "{said}");
+
+    cluster.kill(2);
+    Cluster::eventually("penguin is known to be down", || {
+        cluster.ask(0, "status").contains("down").then_some(())
+    });
+    let said = intervene(&mut cluster, 0, "evict penguin", "no");
+    assert!(said.contains("nothing was done"), "{said}");
+    assert!(!cluster.ask(0, "lava").contains("evicted"));
+    let said = intervene(&mut cluster, 0, "evict penguin", "yes");
+    assert!(said.contains("Done"), "{said}");
+    Cluster::eventually("penguin is shown as evicted", || {
+        cluster
+            .ask(1, "lava")
+            .contains("alive: no (evicted)")
+            .then_some(())
+    });
+    is_redundant(&mut cluster, 0);
+    // Everything is on two volcanos again: another one may die.
+    cluster.kill(1);
+    Cluster::eventually("the survivor has everything", || {
+        (0..50)
+            .all(|n| {
+                fs::read_to_string(mount.join(format!("file-{n}"))).ok() == Some(n.to_string())
+            })
+            .then_some(())
+    });
+    cluster.start_again(1);
+    cluster.start_again(2);
+    becomes_whole(&cluster, 0);
+    for n in 0..50 {
+        let read = fs::read_to_string(mount.join(format!("file-{n}"))).unwrap();
+        assert_eq!(read, n.to_string());
+    }
+    cluster.fsck().unwrap();
+    mount.end();
+}
+
+#[test]
+fn the_network_evicts_by_itself_and_forgets_when_told() {
+    let mut cluster = Cluster::with_arguments(3, &["--evict-after", "2"]);
+    cluster.kill(2);
+    Cluster::eventually("penguin is evicted", || {
+        cluster
+            .ask(0, "lava")
+            .contains("alive: no (evicted)")
+            .then_some(())
+    });
+    is_redundant(&mut cluster, 0);
+    let said = intervene(&mut cluster, 0, "forget gromit", "yes");
+    assert!(said.contains("not evicted"), "{said}");
+    let said = intervene(&mut cluster, 0, "forget penguin", "yes");
+    assert!(said.contains("Done"), "{said}");
+    Cluster::eventually("penguin is no member", || {
+        (!cluster.ask(0, "lava").contains("penguin")).then_some(())
+    });
+    becomes_whole(&cluster, 0);
+    cluster.fsck().unwrap();
+}
+
+#[test]
+fn a_network_proceeds_without_one_that_does_not_come() {
+    if !can_mount() {
+        return;
+    }
+    let mut cluster = Cluster::start(3);
+    let mount = cluster.mount(0);
+    fs::write(mount.join("file"), "content").unwrap();
+    mount.end();
+    let said = intervene(&mut cluster, 0, "proceed", "yes");
+    assert!(said.contains("the network serves"), "{said}");
+    cluster.shutdown();
+    for at in 0..3 {
+        cluster.volcano(at).wait_end().unwrap();
+    }
+    cluster.start_without_waiting(0);
+    // One of three is no majority, and has not everything.
+    Cluster::eventually("wallace waits", || {
+        tell(&mut cluster, 0)?.contains("waits for").then_some(())
+    });
+    let said = intervene(&mut cluster, 0, "proceed", "yes");
+    assert!(said.contains("bring back"), "{said}");
+    cluster.start_without_waiting(1);
+    Cluster::eventually("wallace waits for penguin alone", || {
+        let said = tell(&mut cluster, 0)?;
+        let phase = "phase: loading, waits for penguin";
+        said.lines().any(|line| line.trim() == phase).then_some(())
+    });
+    Cluster::eventually("somebody leads", || {
+        (!cluster.ask(0, "status").contains("leader: nobody")).then_some(())
+    });
+    let said = intervene(&mut cluster, 0, "proceed", "yes");
+    assert!(said.contains("without penguin"), "{said}");
+    assert!(said.contains("Done"), "{said}");
+    cluster.volcano(0).wait_ready().unwrap();
+    cluster.volcano(1).wait_ready().unwrap();
+    let mount = cluster.mount(1);
+    assert_eq!(fs::read_to_string(mount.join("file")).unwrap(), "content");
+    fs::write(mount.join("other"), "more").unwrap();
+    cluster.start_again(2);
+    becomes_whole(&cluster, 2);
+    cluster.fsck().unwrap();
+    mount.end();
+}
