@@ -14,6 +14,7 @@ use crate::error::{OpError, OpResult};
 use crate::flare::{Decision, EntryRow, FlareRow, Kind, LinkRow, LinkState, Name, Prepared};
 use crate::ids::{FlareRef, SliceId, TxId, VolcanoId};
 use crate::key::{Key, ROOT};
+use crate::limits::ENGINE_PARKED_MAX;
 use crate::op::Credentials;
 use crate::op::permission::{Access, may};
 use crate::store::{Store, StoreResult};
@@ -147,7 +148,11 @@ impl<S: Store> Engine<S> {
         let only_owner = sticky && !cred.is_root() && cred.uid != row.uid;
         let answer = StepAnswer::HeldEntry { only_owner };
         match &entry.prepared {
-            Some(prepared) if prepared.tx == step.tx => return Ok(Ok((Vec::new(), answer))),
+            Some(prepared) if prepared.tx == step.tx && prepared.becomes == becomes => {
+                return Ok(Ok((Vec::new(), answer)));
+            }
+            // Tried before, and given up: the other end of an exchange is another flare by now.
+            Some(prepared) if prepared.tx == step.tx => {}
             Some(_) => return Ok(Err(OpError::Conflict)),
             None if self.holds.contains_key(&(dir.key(), name.clone())) => {
                 return Ok(Err(OpError::Conflict));
@@ -394,7 +399,22 @@ impl<S: Store> Engine<S> {
             return Ok(Err(OpError::TryAgain));
         }
         let known = self.store.decision(step.key, step.tx)?;
-        let decision = known.unwrap_or(Decision::Aborted);
+        // Who is not to be told was held by an earlier try of the same rename, for which the names
+        // stood for other flares: that one came to nothing.
+        let decision = match known {
+            Some(Decision::Committed) => {
+                let told = self
+                    .store
+                    .outbox(step.key, step.key, ENGINE_PARKED_MAX)?
+                    .iter()
+                    .any(|row| row.tx == step.tx && row.to == step.driver);
+                match told {
+                    true => Decision::Committed,
+                    false => Decision::Aborted,
+                }
+            }
+            Some(Decision::Aborted) | None => Decision::Aborted,
+        };
         Ok(Ok((Vec::new(), StepAnswer::Decided(decision))))
     }
 
@@ -409,6 +429,15 @@ impl<S: Store> Engine<S> {
         let gate = self.gate(slice, key);
         self.begin_tx(tx, None, slice, gate, TxKind::Resolve(key));
         self.tx_step(tx, key, decider, StepBody::Ask);
+    }
+
+    /// The transaction is driven again: what was asked about its last try says nothing about this
+    /// one.
+    pub(super) fn forget_resolve(&mut self, key: Key, tx: TxId) {
+        let pending = self.pending.get(&tx);
+        if pending.is_some_and(|pending| matches!(pending.kind, TxKind::Resolve(at) if at == key)) {
+            self.pending.remove(&tx);
+        }
     }
 
     /// The decider has told.

@@ -62,6 +62,9 @@ impl<S: Store> Engine<S> {
         }
         // What the same transaction has asked before, and waits, is out of date.
         self.parking.forget_steps(step.key, step.tx);
+        if step.body.begins_change() {
+            self.forget_resolve(step.key, step.tx);
+        }
         // Held rows are granted to nobody, so finishing them meets no lease.
         if step.body.begins_change()
             && self

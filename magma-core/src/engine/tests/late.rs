@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Alone, last_name, replied};
 use crate::engine::{Action, Event, Origin};
 use crate::error::OpError;
-use crate::flare::{Attr, Kind};
+use crate::flare::{Attr, Decision, Kind};
 use crate::ids::{Epoch, FlareRef, SessionId, Slot, SlotSeq, TxId, VolcanoId};
 use crate::key::{Key, ROOT};
 use crate::limits::SESSION_MS;
@@ -314,4 +314,44 @@ fn a_step_of_an_owner_that_was_replaced_is_not_done() {
     let entry = |name| alone.engine.store.entry(ROOT, &last_name(name)).unwrap();
     assert!(entry("late").is_none());
     assert!(entry("fresh").is_some());
+}
+
+/// A rename that was given up and is tried again may exchange with another flare than the first time.
+#[test]
+fn what_an_entry_becomes_is_that_of_the_last_try() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    let child = alone.create(root, "/file", Kind::File);
+    alone.lose_upper_half();
+    alone.handle(Event::PeerUp(VolcanoId(2)));
+    alone.time += SESSION_MS;
+    let epoch = alone.engine.lava().epoch;
+    let name = last_name("/file");
+    let mut step = |body| {
+        let step = Step {
+            tx: TxId(SessionId(1), Slot(3), SlotSeq(1), 0),
+            driver: Key([0xf0; 20]),
+            key: ROOT,
+            epoch,
+            clock: 0,
+            body,
+        };
+        let (sent, _) = alone.hears(PeerMessage::Step(step));
+        let done =
+            |m: &PeerMessage| matches!(m, PeerMessage::StepDone(done) if done.result.is_ok());
+        assert!(sent.iter().any(done), "{sent:?}");
+        alone.engine.store.entry(ROOT, &name).unwrap()
+    };
+    let prepare = |other: Key| StepBody::PrepareEntry {
+        dir: root,
+        name: last_name("/file"),
+        child,
+        becomes: Some((FlareRef(other, root.inc()), Kind::File)),
+        cred: Credentials::root(),
+    };
+    let (first, second) = (Key([0xf1; 20]), Key([0xf2; 20]));
+    step(prepare(first));
+    step(prepare(second));
+    let entry = step(StepBody::Finish(Decision::Committed));
+    assert_eq!(entry.unwrap().child.key(), second);
 }
