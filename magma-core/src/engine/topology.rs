@@ -88,6 +88,10 @@ impl<S: Store> Engine<S> {
                 .filter(|_| promoted.is_none() && stored.is_none());
             if let Some(from) = cut_from {
                 self.cut_owned(from, slice)?;
+                if slice.seized && before.owner_of(slice.start) != Some(self.me) {
+                    // Its owner cut it off and died before we knew of either.
+                    self.take_over(slice, true)?;
+                }
             } else {
                 let at = promoted.or(stored).unwrap_or_default();
                 let mut owned = Owned::new(slice.id, slice.start, slice.end, at);

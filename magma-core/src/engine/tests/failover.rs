@@ -1,7 +1,8 @@
 //! Owners and copies that come back, and the fence.
 
 use super::*;
-use crate::op::XattrMode;
+use crate::limits::{LEASE_GRACE_MS, LEASE_MS};
+use crate::op::{SetAttr, XattrMode};
 use crate::wire::codec;
 
 /// The second volcano joins and is to get a copy.
@@ -345,4 +346,49 @@ fn a_history_from_before_a_cut_leaves_the_other_part_alone() {
     let now = alone.engine.store().flare(file.key()).unwrap();
     assert_eq!(now, Some(row));
     assert_eq!(alone.engine.store().position(part).unwrap(), before);
+}
+
+/// The owner has cut a slice and died, and we hear of both at once: what mounts may show of the part
+/// that was cut off, by leases of the dead one, holds changes up there too.
+#[test]
+fn leases_of_a_dead_owner_hold_up_changes_in_what_it_had_cut_off() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    let mut upper = (0..).map(|n| format!("/{n}"));
+    let upper = upper.find(|path| Key::of_path(path.as_bytes()).0[0] >= 0x80);
+    let file = alone.create(root, &upper.unwrap(), Kind::File);
+    let (slice, owner) = (SliceId(1), VolcanoId(2));
+    begin_copy(&mut alone);
+    for change in [
+        Change::CopyInSync {
+            slice,
+            volcano: owner,
+        },
+        Change::MoveOwner { slice, to: owner },
+        Change::OpenSession { label: "b".into() },
+    ] {
+        alone.change(change);
+    }
+    let mut at = Key::MIN;
+    at.0[0] = 0x80;
+    let lava = alone
+        .engine
+        .lava()
+        .apply(&Change::Cut { slice, at })
+        .unwrap();
+    let lava = lava.apply(&Change::Down(owner)).unwrap();
+    assert!(lava.slices.iter().all(|part| part.owner == VolcanoId(1)));
+    alone.handle(Event::Lava(Box::new(lava)));
+    let change = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    let set = Op::SetAttr(file, change);
+    assert!(replied(alone.send(file.key(), set)).is_none());
+    alone.time += LEASE_MS + LEASE_GRACE_MS + 1_000;
+    let told = (0..5).find_map(|_| {
+        alone.time += 1_000;
+        replied(alone.handle(Event::Tick))
+    });
+    assert!(matches!(told, Some(Ok(_))), "{told:?}");
 }
