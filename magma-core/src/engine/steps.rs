@@ -199,11 +199,13 @@ impl<S: Store> Engine<S> {
             Err(DirBusy::Parks) => return Ok(Inserting::Parks),
         };
         if let Some(entry) = self.store.entry(dir.key(), name)? {
-            if entry.child == attr.flare {
-                return Ok(Inserting::There);
-            }
+            // Before it counts as there: an entry of this very flare may be on its way out, by a
+            // rename that the flare has heard of already, and then been given this name again.
             if entry.prepared.is_some() || self.holds.contains_key(&(dir.key(), name.clone())) {
                 return Ok(Inserting::Parks);
+            }
+            if entry.child == attr.flare {
+                return Ok(Inserting::There);
             }
             return Ok(Inserting::Refused(OpError::Exists));
         }

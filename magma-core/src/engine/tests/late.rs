@@ -355,3 +355,54 @@ fn what_an_entry_becomes_is_that_of_the_last_try() {
     let entry = step(StepBody::Finish(Decision::Committed));
     assert_eq!(entry.unwrap().child.key(), second);
 }
+
+/// A rename is finished at the flare first, which gets a link of the old name again, before the
+/// directory hears that the old entry goes.
+#[test]
+fn an_entry_that_goes_is_not_there_for_a_link_that_comes() {
+    let mut alone = Alone::new();
+    let root = alone.root();
+    let file = alone.create(root, "/file", Kind::File);
+    let row = alone.engine.store.flare(file.key()).unwrap().unwrap();
+    alone.lose_upper_half();
+    alone.handle(Event::PeerUp(VolcanoId(2)));
+    alone.time += SESSION_MS;
+    let epoch = alone.engine.lava().epoch;
+    let name = last_name("/file");
+    let mut step = |number, body| {
+        let step = Step {
+            tx: TxId(SessionId(1), Slot(3), SlotSeq(number), 0),
+            driver: Key([0xf0; 20]),
+            key: ROOT,
+            epoch,
+            clock: 0,
+            body,
+        };
+        let (sent, _) = alone.hears(PeerMessage::Step(step));
+        let done = sent.into_iter().filter_map(|message| match message {
+            PeerMessage::StepDone(done) => Some((done.step, done.result.is_ok())),
+            _ => None,
+        });
+        let entry = alone.engine.store.entry(ROOT, &name).unwrap();
+        (done.collect::<Vec<_>>(), entry.map(|entry| entry.child))
+    };
+    let prepare = StepBody::PrepareEntry {
+        dir: root,
+        name: last_name("/file"),
+        child: file,
+        becomes: None,
+        cred: Credentials::root(),
+    };
+    assert_eq!(step(1, prepare).0, [(StepName::PrepareEntry, true)]);
+    let insert = StepBody::Insert {
+        dir: root,
+        name: last_name("/file"),
+        attr: Box::new(Attr::of(&row, 0)),
+        cred: Some(Credentials::root()),
+        inherit: None,
+    };
+    assert_eq!(step(2, insert), (Vec::new(), Some(file)), "it waits");
+    let (told, entry) = step(1, StepBody::Finish(Decision::Committed));
+    assert!(told.contains(&(StepName::Insert, true)), "{told:?}");
+    assert_eq!(entry, Some(file));
+}
