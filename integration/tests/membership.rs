@@ -10,6 +10,7 @@ use integration::Cluster;
 use integration::cluster::KEY;
 use integration::mounted::can_mount;
 use integration::volcano_process::programs;
+use magma_cli::launch::READY_LIMIT;
 use magma_cli::program::Program;
 
 fn status(cluster: &Cluster, at: usize) -> String {
@@ -120,6 +121,11 @@ fn the_network_evicts_by_itself_and_forgets_when_told() {
     });
     becomes_whole(&cluster, 0);
     cluster.fsck().unwrap();
+    // With what it has it is not let in, and says why.
+    cluster.start_without_waiting(2);
+    let process = cluster.volcano(2).process();
+    let said = process.wait_for_line("is not a member of this lava network", READY_LIMIT);
+    said.unwrap();
 }
 
 #[test]

@@ -13,7 +13,7 @@ use magma_core::wire::node_protocol::NodeHello;
 use tokio::task::JoinHandle;
 
 use crate::node::{Node, lock};
-use crate::transport::{Connection, Endpoint, Protocol, SharedService};
+use crate::transport::{Connection, Endpoint, Protocol, SharedService, TransportError};
 
 /// Waits between two attempts to reach a member: from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -72,6 +72,7 @@ impl Dialler {
 
     async fn keep(&self, id: VolcanoId) {
         let mut wait = BACKOFF.0;
+        let mut refused = None;
         loop {
             let addr = self
                 .node
@@ -91,6 +92,7 @@ impl Dialler {
             {
                 Ok((connection, _)) => {
                     wait = BACKOFF.0;
+                    refused = None;
                     self.links().up(id, connection.clone());
                     self.tell(id, true);
                     connection.ended().await;
@@ -98,7 +100,17 @@ impl Dialler {
                     self.tell(id, false);
                 }
                 Err(error) => {
-                    tracing::debug!(target: "magma::n", volcano = %self.node.lava().nick(id), "{error}");
+                    let volcano = self.node.lava().nick(id);
+                    // Whoever is not let in waits for ever: a person must know why. Said once.
+                    let why = error.to_string();
+                    if matches!(error, TransportError::Refused { .. })
+                        && refused.as_ref() != Some(&why)
+                    {
+                        tracing::warn!(target: "magma::n", volcano, "{why}");
+                        refused = Some(why);
+                    } else {
+                        tracing::debug!(target: "magma::n", volcano, "{why}");
+                    }
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(BACKOFF.1);
                 }

@@ -381,7 +381,8 @@ pub fn check_member(node: &Node, identity: &Identity) -> Result<(), String> {
     match identity.volcano {
         // A member that we have not heard of yet comes with a newer lava than ours.
         Some(id) if lava.volcano(id).is_none() && identity.epoch <= lava.epoch => Err(format!(
-            "{nick} (volcano {id}) is not a member of this lava network"
+            "{nick} (volcano {id}) is not a member of this lava network (any more): \
+             it can join with an empty directory (-r)"
         )),
         Some(_) => Ok(()),
         None => Err(format!("{nick} does not say which volcano it is")),

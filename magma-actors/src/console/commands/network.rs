@@ -27,6 +27,7 @@ pub async fn status(shell: &mut Shell) -> Result<(), CommandError> {
     let awaited: Vec<String> = lava
         .volcanos
         .iter()
+        .filter(|volcano| !volcano.evicted)
         .filter(|volcano| {
             !statuses
                 .iter()
