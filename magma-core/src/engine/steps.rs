@@ -12,7 +12,7 @@ use super::request::INTERNAL;
 use crate::effect::Effect;
 use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, EntryRow, FlareRow, Kind, LinkState, Name};
-use crate::ids::{FlareRef, Seq, SessionId, SliceId, VolcanoId};
+use crate::ids::{Epoch, FlareRef, Seq, SessionId, SliceId, VolcanoId};
 use crate::limits::LINK_MAX;
 use crate::op::Credentials;
 use crate::op::mode::inherit;
@@ -43,7 +43,8 @@ impl<S: Store> Engine<S> {
     pub(super) fn step(&mut self, from: VolcanoId, step: Step) -> StoreResult<()> {
         self.clock.receive(step.clock, self.now.wall_nanos);
         let driver = self.lava.slice_of(step.driver);
-        if driver.is_some_and(|slice| step.epoch < slice.since) {
+        let told = step.epoch != Epoch(0);
+        if told && driver.is_some_and(|slice| step.epoch < slice.since) {
             // The transaction is driven by another owner now, and may be at its end.
             return Ok(());
         }

@@ -139,7 +139,8 @@ pub struct Step {
     /// The key at whose owner this step is done.
     pub key: Key,
     /// The epoch by which the sender owns the driving key: one who was replaced since, and does not
-    /// know it yet, or whose message was long on its way, is not heard.
+    /// know it yet, or whose message was long on its way, is not heard. 0 of one who does not say.
+    #[serde(default)]
     pub epoch: Epoch,
     /// The sender's hybrid clock.
     pub clock: u64,
