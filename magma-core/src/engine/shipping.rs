@@ -12,6 +12,7 @@ use super::{Action, Engine};
 use crate::agreement::Change;
 use crate::effect::{Effect, Record, in_parts};
 use crate::ids::{Epoch, Seq, SliceId, VolcanoId};
+use crate::lava::Slice;
 use crate::store::{Store, StoreResult};
 use crate::wire::peer::PeerMessage;
 
@@ -317,19 +318,21 @@ impl<S: Store> Engine<S> {
         mut record: Record,
     ) -> StoreResult<bool> {
         // What was done before a cut, and the cut: a part that is here with a history of its own has
-        // it, and perhaps more.
+        // it, and perhaps more; and of one that is not ours the rows may be gone already, so that the
+        // cut would pass off what is left for the whole.
         let (lava, held, owned) = (&self.lava, &self.held, &self.owned);
-        let store = &self.store;
-        let has_own = |part: SliceId| {
+        let (store, me) = (&self.store, self.me);
+        let passes_by = |part: SliceId| {
             let here = held.contains_key(&part) || owned.contains_key(&part);
-            here || !matches!(store.position(part), Ok(None))
+            let ours = |slice: &Slice| slice.owner == me || slice.copy_on(me).is_some();
+            here || !lava.slice(part).is_none_or(ours) || !matches!(store.position(part), Ok(None))
         };
         record.effects.retain(|effect| match effect {
-            Effect::Cut { to, .. } => !has_own(*to),
+            Effect::Cut { to, .. } => !passes_by(*to),
             _ => lava
                 .slice_of(effect.key())
                 // What was cut off has the higher number; our lava may not know of the cut yet.
-                .is_none_or(|part| part.id <= slice || !has_own(part.id)),
+                .is_none_or(|part| part.id <= slice || !passes_by(part.id)),
         });
         let Some(held) = self.held.get_mut(&slice) else {
             return Ok(false);

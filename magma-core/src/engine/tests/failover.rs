@@ -287,9 +287,16 @@ fn a_copy_without_the_last_cut_is_not_removed() {
 }
 
 /// A copy that was away gets the history of a slice from before a cut while it has the part that was
-/// cut off from elsewhere already: what is older than that changes nothing in it.
+/// cut off from elsewhere already: what is older than that changes nothing in it. Nor does the cut make
+/// it a whole copy of the part when that is not ours, and its rows are gone.
 #[test]
 fn a_history_from_before_a_cut_leaves_the_other_part_alone() {
+    for ours in [true, false] {
+        before_a_cut(ours);
+    }
+}
+
+fn before_a_cut(ours: bool) {
     let mut alone = Alone::new();
     let root = alone.root();
     let upper = (0..)
@@ -315,11 +322,22 @@ fn a_history_from_before_a_cut_leaves_the_other_part_alone() {
     ] {
         alone.change(change);
     }
-    let (_, seq) = alone.engine.store().position(lower).unwrap().unwrap();
-    let before = alone.engine.store().position(part).unwrap();
-    let epoch = alone.engine.lava().epoch;
+    if !ours {
+        let volcano = VolcanoId(1);
+        let slice = part;
+        alone.change(Change::RemoveCopy { slice, volcano });
+        for _ in 0..5 {
+            alone.time += 1_000;
+            alone.handle(Event::Tick);
+        }
+    }
     let mut old = row.clone();
     old.mode = 0o600;
+    let row = Some(row).filter(|_| ours);
+    let (_, seq) = alone.engine.store().position(lower).unwrap().unwrap();
+    let before = alone.engine.store().position(part).unwrap();
+    assert_eq!(before.is_some(), ours);
+    let epoch = alone.engine.lava().epoch;
     let (start, end) = (Key::MIN, Key::MAX);
     let record = crate::effect::Record {
         slice: lower,
@@ -344,7 +362,7 @@ fn a_history_from_before_a_cut_leaves_the_other_part_alone() {
     let acked = |message: &PeerMessage| matches!(message, PeerMessage::ShipAck { seq: at, .. } if *at == seq.next());
     assert!(sent.iter().any(acked), "{sent:?}");
     let now = alone.engine.store().flare(file.key()).unwrap();
-    assert_eq!(now, Some(row));
+    assert_eq!(now, row);
     assert_eq!(alone.engine.store().position(part).unwrap(), before);
 }
 
