@@ -221,6 +221,12 @@ impl Cluster {
         check(self.network.start_again(at));
     }
 
+    /// Starts a volcano that has ended without its directory: it joins after another as a new one.
+    #[track_caller]
+    pub fn join_anew(&mut self, at: usize, contact: usize) {
+        check(self.network.join_anew(at, contact));
+    }
+
     /// Calls `done` until it gives a value; panics with what was waited for after the limit.
     #[track_caller]
     pub fn eventually<T>(what: &str, done: impl FnMut() -> Option<T>) -> T {

@@ -8,7 +8,7 @@ use std::fs;
 
 use integration::Cluster;
 use integration::cluster::KEY;
-use integration::mounted::can_mount;
+use integration::mounted::{Mount, can_mount};
 use integration::volcano_process::programs;
 use magma_cli::launch::READY_LIMIT;
 use magma_cli::program::Program;
@@ -42,6 +42,17 @@ fn tell(cluster: &mut Cluster, at: usize) -> Option<String> {
     console.command("status").ok()
 }
 
+fn write_files(mount: &Mount) {
+    for n in 0..50 {
+        fs::write(mount.join(format!("file-{n}")), n.to_string()).unwrap();
+    }
+}
+
+fn has_files(mount: &Mount) -> bool {
+    let read = |n: i32| fs::read_to_string(mount.join(format!("file-{n}"))).ok();
+    (0..50).all(|n| read(n) == Some(n.to_string()))
+}
+
 /// Types a command and an answer to what it asks back.
 fn intervene(cluster: &mut Cluster, at: usize, command: &str, answer: &str) -> String {
     let mut console = cluster.console(at);
@@ -56,9 +67,7 @@ fn a_volcano_that_stays_away_is_evicted_and_gets_its_slices_back() {
     }
     let mut cluster = Cluster::start(3);
     let mount = cluster.mount(0);
-    for n in 0..50 {
-        fs::write(mount.join(format!("file-{n}")), format!("{n}")).unwrap();
-    }
+    write_files(&mount);
     // Nobody is evicted who is there, or who is not known.
     let said = intervene(&mut cluster, 0, "evict penguin", "yes");
     assert!(said.contains("is alive"), "{said}");
@@ -84,19 +93,12 @@ fn a_volcano_that_stays_away_is_evicted_and_gets_its_slices_back() {
     // Everything is on two volcanos again: another one may die.
     cluster.kill(1);
     Cluster::eventually("the survivor has everything", || {
-        (0..50)
-            .all(|n| {
-                fs::read_to_string(mount.join(format!("file-{n}"))).ok() == Some(n.to_string())
-            })
-            .then_some(())
+        has_files(&mount).then_some(())
     });
     cluster.start_again(1);
     cluster.start_again(2);
     becomes_whole(&cluster, 0);
-    for n in 0..50 {
-        let read = fs::read_to_string(mount.join(format!("file-{n}"))).unwrap();
-        assert_eq!(read, n.to_string());
-    }
+    assert!(has_files(&mount));
     cluster.fsck().unwrap();
     mount.end();
 }
@@ -126,6 +128,38 @@ fn the_network_evicts_by_itself_and_forgets_when_told() {
     let process = cluster.volcano(2).process();
     let said = process.wait_for_line("is not a member of this lava network", READY_LIMIT);
     said.unwrap();
+}
+
+#[test]
+fn a_volcano_that_has_lost_its_directory_joins_anew_when_it_is_evicted() {
+    if !can_mount() {
+        return;
+    }
+    let mut cluster = Cluster::start(3);
+    let mount = cluster.mount(0);
+    write_files(&mount);
+    cluster.kill(1);
+    Cluster::eventually("gromit is known to be down", || {
+        cluster.ask(0, "status").contains("down").then_some(())
+    });
+    // It may come back with its directory yet: nobody else is taken for it.
+    cluster.join_anew(1, 0);
+    let process = cluster.volcano(1).process();
+    process
+        .wait_for_line("a volcano called gromit is a member already", READY_LIMIT)
+        .unwrap();
+    process.wait(READY_LIMIT).unwrap();
+    let said = intervene(&mut cluster, 0, "evict gromit", "yes");
+    assert!(said.contains("Done"), "{said}");
+    cluster.join_anew(1, 0);
+    cluster.volcano(1).wait_ready().unwrap();
+    becomes_whole(&cluster, 0);
+    let lava = cluster.ask(0, "lava");
+    assert_eq!(lava.matches("node: gromit").count(), 1, "{lava}");
+    assert!(!lava.contains("evicted"), "{lava}");
+    assert!(has_files(&mount));
+    cluster.fsck().unwrap();
+    mount.end();
 }
 
 #[test]

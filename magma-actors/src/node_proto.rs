@@ -9,6 +9,7 @@ use bytes::Bytes;
 use magma_core::agreement::Change;
 use magma_core::engine::{Event, PeerStorage};
 use magma_core::ids::{Epoch, SessionId, VolcanoId};
+use magma_core::lava::Slice;
 use magma_core::limits::{ENGINE_QUEUE, HEARTBEAT_MS, VOLCANO_LEASE_MS};
 use magma_core::time::Moment;
 use magma_core::wire::codec;
@@ -253,11 +254,14 @@ impl Service for NodeService {
             }
             (NodeCall::Join(info), Role::Joiner) => {
                 tracing::info!(target: "magma::n", nick = %info.nick, from = %connection.peer(), "wants to join after this volcano");
-                // Its first answer may have got lost: who is in already, and owns nothing
-                // yet, is told so again.
+                // Its first answer may have got lost: who is in already, and never owned
+                // anything, is told so again. One that did is another who has lost its directory:
+                // the agreement must not take it for the one that remembers.
                 let lava = self.node.lava();
                 let again = lava.volcanos.iter().find(|volcano| {
-                    volcano.info == *info && lava.owned_by(volcano.id).next().is_none()
+                    let mut slices = lava.slices.iter();
+                    let owns = |s: &Slice| s.owner == volcano.id || s.home == volcano.id;
+                    volcano.info == *info && !volcano.down && !slices.any(owns)
                 });
                 if let Some(volcano) = again {
                     let answer = NodeAnswer::Joined(volcano.id, Box::new((*lava).clone()));

@@ -144,7 +144,9 @@ pub enum ChangeRefused {
         current: Epoch,
     },
     /// A volcano of this nickname is a member.
-    #[error("a volcano called {0} is a member already: choose another nickname (-n)")]
+    #[error(
+        "a volcano called {0} is a member already: choose another nickname (-n), or `evict` it on a console if it is dead and its directory lost"
+    )]
     NickTaken(String),
     /// A volcano of this address is a member.
     #[error("{0} is the address of volcano {1} already: choose another (-i, -p)")]

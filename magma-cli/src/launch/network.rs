@@ -180,6 +180,18 @@ impl Network {
         Ok(())
     }
 
+    /// Starts a volcano that has ended as if its host were new: its directory is gone, and it joins after
+    /// another. The caller waits until it serves, or has ended.
+    pub fn join_anew(&mut self, at: usize, contact: usize) -> Result<(), LaunchError> {
+        let site = self.volcanos[at].site().clone();
+        let how = How::Join(self.volcanos[contact].site().addr);
+        self.volcanos[at].kill();
+        // Whatever is left of it is found by the volcano itself, which refuses it.
+        let _ = std::fs::remove_dir_all(&site.dir);
+        self.volcanos[at] = VolcanoProcess::start(&self.plan.programs, &site, &how)?;
+        Ok(())
+    }
+
     /// Asks every volcano to end, all at once, and waits until they have.
     pub fn terminate(&mut self) -> Result<(), LaunchError> {
         for volcano in &mut self.volcanos {
