@@ -38,8 +38,8 @@ pub struct Shell {
 pub enum Flow {
     /// The next command may come.
     GoOn,
-    /// It was said what this would do: the peer is to confirm it.
-    Confirm(Intervention),
+    /// The peer was told what this would do, and is to confirm it.
+    Confirm(Intervention, Vec<String>),
     /// The peer wants to go.
     Quit,
     /// The volcano ends.
@@ -116,8 +116,8 @@ impl Shell {
             Command::Shutdown { whole_network } => {
                 return shutdown::shutdown(self, whole_network).await;
             }
-            Command::Intervene { what, sure } => {
-                return intervene::intervene(self, what, sure).await;
+            Command::Intervene { what, told } => {
+                return intervene::intervene(self, what, told).await;
             }
             Command::Quit => return Ok(Flow::Quit),
         }

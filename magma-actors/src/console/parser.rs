@@ -48,8 +48,8 @@ pub enum Command {
     Intervene {
         /// What.
         what: Intervention,
-        /// It was confirmed.
-        sure: bool,
+        /// What the peer was told that it would do, and has confirmed.
+        told: Option<Vec<String>>,
     },
     /// Ends the session.
     Quit,
@@ -152,7 +152,7 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, ParseError> {
     };
     let text = |word: &Vec<u8>| String::from_utf8_lossy(word).into_owned();
     let name = text(name);
-    let intervene = |what| Command::Intervene { what, sure: false };
+    let intervene = |what| Command::Intervene { what, told: None };
     let usage = |form: &'static str, topic| Err(ParseError::Usage(form, topic));
     let command = match (name.as_str(), arguments) {
         ("help" | "?", topic) => {

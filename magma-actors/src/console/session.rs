@@ -99,8 +99,8 @@ struct Session<R> {
     negotiations: Vec<u8>,
     /// The peer has closed its side; what it sent before is still done.
     ended: bool,
-    /// What the next line is to confirm.
-    asked: Option<Intervention>,
+    /// What the next line is to confirm, and what the peer was told about it.
+    asked: Option<(Intervention, Vec<String>)>,
     last_line: LastLine,
 }
 
@@ -145,12 +145,13 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 }
             };
             self.last_line.set(Instant::now());
-            if let Some(what) = self.asked.take() {
+            if let Some((what, told)) = self.asked.take() {
                 if line.trim_ascii() != b"yes" {
                     shell.output.sentence("nothing was done").await?;
                     continue;
                 }
-                let command = Command::Intervene { what, sure: true };
+                let told = Some(told);
+                let command = Command::Intervene { what, told };
                 if let Some(end) = self.do_command(shell, &line, command).await? {
                     return Ok(end);
                 }
@@ -192,8 +193,8 @@ impl<R: AsyncRead + Unpin> Session<R> {
         shell.output.raw(answers).await?;
         match ran {
             Ran::Done(Ok(Flow::GoOn)) => Ok(None),
-            Ran::Done(Ok(Flow::Confirm(what))) => {
-                self.asked = Some(what);
+            Ran::Done(Ok(Flow::Confirm(what, told))) => {
+                self.asked = Some((what, told));
                 Ok(None)
             }
             Ran::Done(Ok(Flow::Quit)) => Ok(Some(SessionEnd::Quit)),
@@ -260,6 +261,7 @@ impl<R: AsyncRead + Unpin> Session<R> {
                 Ok(None) => self.ended = true,
                 Ok(Some(Err(error))) => return Err(SessionEnd::Input(error)),
                 Ok(Some(Ok(Input::Interrupt))) => {
+                    self.asked = None;
                     self.take_what_is_there();
                     let answers = std::mem::take(&mut self.negotiations);
                     shell.output.raw(answers).await?;

@@ -42,6 +42,8 @@ pub struct Fake {
     pub shutdowns: RefCell<Vec<(bool, String)>>,
     pub faults: RefCell<Vec<String>>,
     pub interventions: RefCell<Vec<Intervention>>,
+    /// What is said of an eviction.
+    pub eviction: Cell<&'static str>,
 }
 
 pub const ROOT_INC: Stamp = Stamp(SliceId(1), Epoch(1), Seq(1));
@@ -107,6 +109,7 @@ impl Fake {
             shutdowns: RefCell::default(),
             faults: RefCell::default(),
             interventions: RefCell::default(),
+            eviction: Cell::new("Nobody will wait for gromit."),
         };
         let root = fake.flare(key::ROOT, ROOT_INC, Kind::Directory, b"");
         fake.flares.borrow_mut().insert(key::ROOT, root);
@@ -347,9 +350,7 @@ impl Backend for Fake {
     }
     fn explain(&self, what: &Intervention) -> Result<Vec<String>, String> {
         match what {
-            Intervention::Evict(nick) if nick == "gromit" => {
-                Ok(vec!["Nobody will wait for gromit.".into()])
-            }
+            Intervention::Evict(nick) if nick == "gromit" => Ok(vec![self.eviction.get().into()]),
             other => Err(format!("{other:?} cannot be done")),
         }
     }

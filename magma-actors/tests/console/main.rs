@@ -90,6 +90,24 @@ async fn what_changes_the_members_is_said_and_asked_first() {
     assert!(said.ends_with("Done, in epoch 8.\n"), "{said}");
     assert_eq!(fake.interventions.borrow().len(), 1);
     assert_eq!(peer.ask("pwd").await, "/\n");
+    // What was confirmed is not what it would do by now: it is said and asked anew.
+    peer.send(b"evict gromit\r\n").await;
+    let asks = |text: &str| text.ends_with("Type yes to go on: ");
+    peer.until(asks).await;
+    fake.eviction
+        .set("Nobody will wait for gromit and penguin.");
+    peer.send(b"yes\r\n").await;
+    let said = peer.until(asks).await;
+    assert!(
+        said.contains("has changed") && said.contains("gromit and penguin"),
+        "{said}"
+    );
+    assert_eq!(fake.interventions.borrow().len(), 1);
+    // Ctrl-C is no answer, and the next line is a command.
+    peer.send(b"\x03").await;
+    peer.until_prompt().await;
+    assert_eq!(peer.ask("pwd").await, "/\n");
+    assert_eq!(fake.interventions.borrow().len(), 1);
 }
 
 #[actix::test]
