@@ -3,14 +3,14 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`absence`] | volcanos that are dead, back, evicted, forgotten |
+//! | `absence` | volcanos that are dead, back, evicted, forgotten |
 //! | [`change`] | the legal transitions, one entry of the agreement each |
 //! | [`check`] | what makes a lava valid that comes from outside |
 //! | [`copies`] | where copies belong, and the next steps towards that |
 //! | [`join`] | where a join cuts a slice |
 
-pub mod absence;
-mod change;
+mod absence;
+pub mod change;
 pub mod check;
 pub mod copies;
 pub mod join;

@@ -118,7 +118,7 @@ impl VolcanoWatch {
         self.condemned.retain(alive);
         self.returned.retain(|id| lava.is_down(*id));
         let mut changes: Vec<Change> = self.returned.iter().copied().map(Change::Up).collect();
-        changes.extend(self.overdue(lava, now).map(Change::Evict));
+        changes.extend(self.overdue(lava, now).into_iter().map(Change::Evict));
         for volcano in &lava.volcanos {
             let id = volcano.id;
             if volcano.down || id == me {
@@ -134,7 +134,7 @@ impl VolcanoWatch {
     }
 
     /// Who has been dead for too long, and can be done without.
-    fn overdue(&mut self, lava: &Lava, now: Moment) -> impl Iterator<Item = VolcanoId> {
+    fn overdue(&mut self, lava: &Lava, now: Moment) -> Vec<VolcanoId> {
         self.dead
             .retain(|id, _| lava.is_down(*id) && !lava.is_evicted(*id));
         let returned = &self.returned;
@@ -149,7 +149,7 @@ impl VolcanoWatch {
                 overdue.push(volcano.id);
             }
         }
-        overdue.into_iter()
+        overdue
     }
 }
 

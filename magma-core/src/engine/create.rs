@@ -12,7 +12,7 @@
 use bytes::Bytes;
 
 use super::Engine;
-use super::event::{Outcome, Work};
+use super::event::Outcome;
 use super::request::{RequestState, Step};
 use super::transactions::Kind as TxKind;
 use crate::effect::{ContentWrite, Effect};
@@ -322,38 +322,6 @@ impl<S: Store> Engine<S> {
             Some(state) => self.finish_op(state, answer),
             None => Ok(()),
         }
-    }
-
-    /// What a crash had left behind never got its entry: it is taken back as if it had not
-    /// been asked for, and no answer is kept. A client that asks again is answered anew.
-    pub(super) fn take_back_orphan(
-        &mut self,
-        slice: SliceId,
-        state: Option<Box<RequestState>>,
-        kind: TxKind,
-    ) -> StoreResult<()> {
-        let (key, effects) = match kind {
-            TxKind::Create { flare, .. } => (flare.key(), vec![Effect::DropFlare(flare)]),
-            TxKind::Link {
-                flare,
-                parent,
-                name,
-            } => match self.live(flare)? {
-                Ok(row) => {
-                    let row = self.with_count(slice, row, -1);
-                    let drop = Effect::DropLink(flare.key(), parent, name);
-                    (flare.key(), vec![Effect::PutFlare(Box::new(row)), drop])
-                }
-                Err(_) => (flare.key(), Vec::new()),
-            },
-            TxKind::Unlink { .. } | TxKind::Rename(_) | TxKind::Resolve(_) => return Ok(()),
-        };
-        if !effects.is_empty() {
-            self.commit(slice, effects)?;
-        }
-        self.wake_key(key);
-        self.local.extend(state.map(Work::Request));
-        Ok(())
     }
 
     /// Whether a key's first 64 bits, its inode number, are in use.

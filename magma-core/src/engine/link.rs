@@ -157,11 +157,7 @@ impl<S: Store> Engine<S> {
                 )
             }
             Err(error) => {
-                let row = self.with_count(slice, row, -1);
-                let effects = vec![
-                    Effect::PutFlare(Box::new(row)),
-                    Effect::DropLink(flare.key(), parent, name),
-                ];
+                let effects = self.without_nascent(slice, row, parent, name);
                 (Err(error), effects)
             }
         };
@@ -179,7 +175,20 @@ impl<S: Store> Engine<S> {
         self.finish_op(state, answer)
     }
 
-    pub(super) fn with_count(&mut self, slice: SliceId, mut row: FlareRow, by: i32) -> FlareRow {
+    /// The effects that take a link back which never got its entry.
+    pub(super) fn without_nascent(
+        &mut self,
+        slice: SliceId,
+        row: FlareRow,
+        parent: FlareRef,
+        name: Name,
+    ) -> Vec<Effect> {
+        let row = self.with_count(slice, row, -1);
+        let drop = Effect::DropLink(row.key, parent, name);
+        vec![Effect::PutFlare(Box::new(row)), drop]
+    }
+
+    fn with_count(&mut self, slice: SliceId, mut row: FlareRow, by: i32) -> FlareRow {
         row.nlink = row.nlink.saturating_add_signed(by);
         row.ctime = self.tick();
         row.version = self.stamp(slice);

@@ -251,6 +251,22 @@ fn now(ms: u64) -> Now {
     }
 }
 
+/// The creation of a file.
+fn new_file(parent: FlareRef, path: &str) -> Op {
+    Op::Create {
+        parent,
+        name: last_name(path),
+        new: NewFlare {
+            kind: Kind::File,
+            mode: 0o644,
+            umask: 0,
+            rdev: 0,
+            target: Vec::new(),
+            open: None,
+        },
+    }
+}
+
 fn last_name(path: &str) -> Name {
     let name = path.rsplit('/').next().unwrap_or_default();
     Name::new(name.as_bytes()).unwrap()

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::Engine;
-use super::event::Release;
+use super::event::{Release, Work};
 use super::rename::RenameTx;
 use super::request::RequestState;
+use crate::effect::Effect;
 use crate::error::OpError;
 use crate::flare::Name;
 use crate::ids::{FlareRef, Seq, SliceId, TxId, VolcanoId};
@@ -210,6 +211,34 @@ impl<S: Store> Engine<S> {
             Kind::Resolve(key) => self.resolved(slice, key, tx, done.result),
             Kind::Rename(_) => Ok(()),
         }
+    }
+
+    /// What a crash had left behind never got its entry: it is taken back as if it had not
+    /// been asked for, and no answer is kept. A client that asks again is answered anew.
+    fn take_back_orphan(
+        &mut self,
+        slice: SliceId,
+        state: Option<Box<RequestState>>,
+        kind: Kind,
+    ) -> StoreResult<()> {
+        let (key, effects) = match kind {
+            Kind::Create { flare, .. } => (flare.key(), vec![Effect::DropFlare(flare)]),
+            Kind::Link {
+                flare,
+                parent,
+                name,
+            } => match self.live(flare)? {
+                Ok(row) => (flare.key(), self.without_nascent(slice, row, parent, name)),
+                Err(_) => (flare.key(), Vec::new()),
+            },
+            Kind::Unlink { .. } | Kind::Rename(_) | Kind::Resolve(_) => return Ok(()),
+        };
+        if !effects.is_empty() {
+            self.commit(slice, effects)?;
+        }
+        self.wake_key(key);
+        self.local.extend(state.map(Work::Request));
+        Ok(())
     }
 
     /// An insert was refused that was sent more than once: the name may have become free

@@ -232,18 +232,7 @@ fn a_copy_without_the_last_cut_is_not_removed() {
     let mut at = Key::MIN;
     at.0[0] = 0x80;
     alone.time += 1_000;
-    let create = Op::Create {
-        parent: root,
-        name: last_name("/file"),
-        new: NewFlare {
-            kind: Kind::File,
-            mode: 0o644,
-            umask: 0,
-            rdev: 0,
-            target: Vec::new(),
-            open: None,
-        },
-    };
+    let create = new_file(root, "/file");
     assert!(replied(alone.send(Key::of_path(b"/file"), create)).is_none());
     alone.change(Change::Cut { slice, at });
     let removes = |alone: &mut Alone| -> Vec<Change> {

@@ -2,35 +2,20 @@
 
 use bytes::Bytes;
 
-use super::{Alone, last_name, replied};
+use super::{Alone, last_name, new_file, replied};
 use crate::engine::{Action, Event, Origin};
-use crate::error::OpError;
+use crate::error::{OpError, OpResult};
 use crate::flare::{Attr, Decision, Kind};
 use crate::ids::{Epoch, FlareRef, SessionId, Slot, SlotSeq, TxId, VolcanoId};
 use crate::key::{Key, ROOT};
 use crate::limits::SESSION_MS;
-use crate::op::{Answer, Credentials, NewFlare, Op, SetAttr};
+use crate::op::{Answer, Credentials, Op, SetAttr};
 use crate::store::View;
 use crate::wire::flare_protocol::Request;
 use crate::wire::peer::{PeerMessage, Step, StepAnswer, StepBody, StepDone, StepName};
 
 /// Longer than a step waits for its answer before it is sent again.
 const LONG_MS: u64 = 10_000;
-
-fn create(parent: FlareRef, path: &str) -> Op {
-    Op::Create {
-        parent,
-        name: last_name(path),
-        new: NewFlare {
-            kind: Kind::File,
-            mode: 0o644,
-            umask: 0,
-            rdev: 0,
-            target: Vec::new(),
-            open: None,
-        },
-    }
-}
 
 fn steps(actions: &[Action]) -> Vec<StepName> {
     let step = |action: &Action| match action {
@@ -43,6 +28,29 @@ fn steps(actions: &[Action]) -> Vec<StepName> {
     actions.iter().filter_map(step).collect()
 }
 
+/// The second volcano answers a step of a transaction that is driven here.
+fn answered(
+    alone: &mut Alone,
+    tx: TxId,
+    (driver, key): (Key, Key),
+    step: StepName,
+    result: OpResult<StepAnswer>,
+) -> Vec<Action> {
+    let done = StepDone {
+        tx,
+        driver,
+        key,
+        step,
+        clock: 0,
+        result,
+    };
+    alone.handle(Event::Peer {
+        from: VolcanoId(2),
+        message: Box::new(PeerMessage::StepDone(done)),
+        payload: Bytes::new(),
+    })
+}
+
 /// The first one is refused; the second is on its way still, and may find the name free when the flare is
 /// gone.
 #[test]
@@ -53,7 +61,7 @@ fn an_insert_that_was_sent_twice_and_refused_is_taken_back() {
     alone.handle(Event::PeerUp(VolcanoId(2)));
     let (parent, key) = (FlareRef(Key([0xf0; 20]), root.inc()), Key([0x10; 20]));
     let mut twice = |twice: bool| {
-        let first = alone.send(key, create(parent, "/dir/file"));
+        let first = alone.send(key, new_file(parent, "/dir/file"));
         assert_eq!(steps(&first), [StepName::Insert]);
         assert!(replied(first).is_none());
         if twice {
@@ -61,21 +69,7 @@ fn an_insert_that_was_sent_twice_and_refused_is_taken_back() {
             assert_eq!(steps(&alone.handle(Event::Tick)), [StepName::Insert]);
         }
         let tx = TxId(alone.session, Slot(0), SlotSeq(alone.seq), 0);
-        let mut answer = |step, result| {
-            let done = StepDone {
-                tx,
-                driver: key,
-                key: parent.key(),
-                step,
-                clock: 0,
-                result,
-            };
-            alone.handle(Event::Peer {
-                from: VolcanoId(2),
-                message: Box::new(PeerMessage::StepDone(done)),
-                payload: Bytes::new(),
-            })
-        };
+        let mut answer = |step, result| answered(&mut alone, tx, (key, parent.key()), step, result);
         let told = answer(StepName::Insert, Err(OpError::Exists));
         if !twice {
             return replied(told);
@@ -205,7 +199,7 @@ fn a_creation_that_a_crash_cut_off_is_decided_with_its_caller_only() {
         alone.lose_upper_half();
         alone.handle(Event::PeerUp(VolcanoId(2)));
         let (parent, key) = (FlareRef(Key([0xf0; 20]), root.inc()), Key([0x10; 20]));
-        let op = create(parent, "/dir/file");
+        let op = new_file(parent, "/dir/file");
         assert_eq!(
             steps(&alone.send(key, op.clone())),
             [StepName::Insert],
@@ -242,19 +236,7 @@ fn a_creation_that_a_crash_cut_off_is_decided_with_its_caller_only() {
             assert!(replied(repeat(&mut alone)).is_none());
         }
         let answer = |alone: &mut Alone, step, result| {
-            let done = StepDone {
-                tx,
-                driver: key,
-                key: parent.key(),
-                step,
-                clock: 0,
-                result,
-            };
-            alone.handle(Event::Peer {
-                from: VolcanoId(2),
-                message: Box::new(PeerMessage::StepDone(done)),
-                payload: Bytes::new(),
-            })
+            answered(alone, tx, (key, parent.key()), step, result)
         };
         let told = answer(&mut alone, StepName::Insert, Err(OpError::NotFound));
         assert_eq!(steps(&told), [StepName::Remove]);
