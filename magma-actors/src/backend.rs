@@ -57,7 +57,9 @@ impl Backend for ConsoleBackend {
     }
 
     fn leader(&self) -> Option<VolcanoId> {
-        self.node.group.leader()
+        // Who led before a restart counts only once a majority follows it again.
+        let group = &self.node.group;
+        group.leader().filter(|_| group.is_led())
     }
 
     fn phase(&self) -> String {
