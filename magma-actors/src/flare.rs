@@ -12,7 +12,7 @@ use magma_core::error::OpError;
 use magma_core::ids::{SessionId, VolcanoId};
 use magma_core::limits::ENGINE_QUEUE;
 use magma_core::op::Answer;
-use magma_core::store::content::{ContentFiles, WritebackRange};
+use magma_core::store::content::{BLOCK, Checked, ContentFiles, WritebackRange};
 use magma_core::wire::flare_protocol::{FlareHello, FlareWelcome, Reply, Request, ToClient};
 use magma_core::wire::{PROTOCOL_VERSION, codec};
 
@@ -243,8 +243,13 @@ fn run_io(content: &ContentFiles, io: IoJob) -> Result<IoDone, magma_core::store
             // The next piece of a sequential read comes from the disk while this one travels.
             let ahead = offset.saturating_add(len as u64);
             content.readahead(flare, ahead, 4 * len as u64)?;
-            let data = content.read_at(flare, 0, offset, len)?;
-            if data.len() >= len {
+            let Checked { data, bad } = content.read_checked(flare, 0, offset, len)?;
+            if let (Some(first), Some(last)) = (bad.first(), bad.last()) {
+                IoDone::Bad {
+                    offset: first.saturating_mul(BLOCK),
+                    len: ((last - first + 1).saturating_mul(BLOCK)) as usize,
+                }
+            } else if data.len() >= len {
                 IoDone::Read(data)
             } else {
                 let mut all = data.to_vec();

@@ -47,6 +47,9 @@ pub enum Effect {
     /// Reserves the space of a range of content in a content file, as far as there is any:
     /// offset and length in bytes, and whether the range may reach past the flare's size.
     Reserve(FlareRef, u64, u64, bool),
+    /// A range of content is known to be bad where it comes from, and is marked so: offset and
+    /// length in bytes. Only on the way to another volcano.
+    Damage(FlareRef, u64, u64),
     /// Moves inline content into a content file.
     Spill(FlareRef),
     /// Keeps the last reply of a slot.
@@ -131,6 +134,7 @@ impl Effect {
             | Effect::Truncate(flare, _)
             | Effect::Punch(flare, ..)
             | Effect::Reserve(flare, ..)
+            | Effect::Damage(flare, ..)
             | Effect::Spill(flare) => flare.key(),
             Effect::Write(write) => write.flare.key(),
             Effect::PutReply(row) => row.key,

@@ -19,6 +19,7 @@
 //! | [`leases`] | what sessions may cache, and how it is taken back |
 //! | [`fsck`] | what `magma fsck` asks, and repairs |
 //! | [`locks`] | byte-range locks of all sessions |
+//! | [`repair`] | content that does not have its checksum comes from another volcano |
 //! | [`ranges`] | fallocate, holes, copies between files |
 //! | [`fence`] | who may have been replaced answers nobody |
 //! | [`syncing`] | fsync on every in-sync copy |
@@ -46,6 +47,7 @@ mod opens;
 mod parking;
 mod ranges;
 mod rename;
+mod repair;
 mod request;
 mod shipping;
 mod slices;
@@ -110,6 +112,7 @@ pub struct Engine<S: Store> {
     leases: leases::Leases,
     locks: locks::Locks,
     syncs: Syncs,
+    repairs: repair::Repairs,
     io: BTreeMap<u64, Io>,
     next_token: u64,
     /// Steps and work to do before the batch ends.
@@ -169,6 +172,7 @@ impl<S: Store> Engine<S> {
                 now.moment,
             ),
             syncs: Syncs::default(),
+            repairs: repair::Repairs::default(),
             io: BTreeMap::new(),
             next_token: 1,
             local: VecDeque::new(),

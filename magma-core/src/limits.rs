@@ -31,6 +31,14 @@ pub const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
 pub const WRITEBACK_QUEUE: usize = 256;
 /// Content files that a store keeps open.
 pub const CONTENT_FDS: usize = 256;
+/// Ranges of bad content that other volcanos are asked for at a time.
+pub const REPAIRS_UNDER_WAY: usize = 256;
+/// How long a volcano is waited for that was asked for content, in milliseconds.
+pub const REPAIR_ASK_MS: u64 = 2_000;
+/// How often others are asked for content that changes all the time.
+pub const REPAIR_TRIES: u32 = 16;
+/// Bad blocks of content that are remembered until somebody asks another volcano for them.
+pub const BAD_BLOCKS_KEPT: usize = 1024;
 /// Memory for pages that SQLite caches, in KiB.
 pub const PAGE_CACHE_KIB: usize = 12 * 1024;
 /// Pages in SQLite's write-ahead log after which a commit moves them to the database.

@@ -67,6 +67,17 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// A block of content does not have its checksum: what the disk gives is not what was
+    /// written.
+    #[error("the block at byte {offset} of {path} does not have its checksum (flare {flare})")]
+    BadBlock {
+        /// The content file.
+        path: PathBuf,
+        /// The flare.
+        flare: FlareRef,
+        /// The first byte of the block.
+        offset: u64,
+    },
     /// The store was written by a newer magmad.
     #[error("{path} has schema version {found}, this magmad knows up to {known}: use a newer one")]
     TooNew {
@@ -94,6 +105,7 @@ impl StoreError {
             StoreError::Full { .. } => crate::error::OpError::NoSpace,
             StoreError::Sqlite { .. }
             | StoreError::Io { .. }
+            | StoreError::BadBlock { .. }
             | StoreError::Damaged { .. }
             | StoreError::TooNew { .. }
             | StoreError::Locked { .. } => crate::error::OpError::Io,
@@ -181,6 +193,16 @@ pub trait View {
     /// Content, at most `len` bytes from `offset`; shorter at the end of what is stored (the
     /// caller knows the size and fills holes at the end with zeros).
     fn read(&self, row: &FlareRow, offset: u64, len: usize) -> StoreResult<Bytes>;
+    /// Reads as [`View::read`] for another volcano: what does not have its checksum comes too,
+    /// and is named.
+    fn read_to_copy(
+        &self,
+        row: &FlareRow,
+        offset: u64,
+        len: usize,
+    ) -> StoreResult<(Bytes, Vec<Effect>)> {
+        Ok((self.read(row, offset, len)?, Vec::new()))
+    }
     /// The next byte of data (or of a hole) from an offset within the size on; none when there
     /// is no more data. The end of the content is a hole.
     fn seek(&self, row: &FlareRow, offset: u64, data: bool) -> StoreResult<Option<u64>>;

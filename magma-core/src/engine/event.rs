@@ -217,6 +217,13 @@ pub enum IoJob {
 pub enum IoDone {
     /// The content.
     Read(Bytes),
+    /// A part of it does not have its checksum.
+    Bad {
+        /// Where the first bad block begins.
+        offset: u64,
+        /// Bytes up to the end of the last one.
+        len: usize,
+    },
     /// It is on the disk.
     Synced,
     /// Write-back was started.
@@ -229,7 +236,9 @@ pub enum IoDone {
 #[derive(Debug)]
 pub(super) enum Io {
     /// A read, as the next operation of a request.
-    Read(Box<super::request::RequestState>),
+    Read(Box<super::request::RequestState>, FlareRef, u64, usize),
+    /// A read for another volcano that has asked by this number, as of this version.
+    ForPeer(VolcanoId, u64, FlareRef, crate::ids::Stamp),
     /// Content of another file, for a copy.
     Fetch(Box<super::request::RequestState>),
     /// A piece of content whose digest is asked for, as of this version of its flare.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::Engine;
 use super::event::{Action, Io, IoDone, IoJob, Outcome, PeerStorage};
+use super::repair::BadRead;
 use super::request::{RequestState, Step};
 use crate::effect::{ContentWrite, Effect};
 use crate::error::{OpError, OpResult};
@@ -120,7 +121,7 @@ impl<S: Store> Engine<S> {
         }
         Step::waits(move |engine, state| {
             let job = engine.token();
-            engine.io.insert(job, Io::Read(state));
+            engine.io.insert(job, Io::Read(state, flare, offset, len));
             engine.act(Action::Io {
                 job,
                 io: IoJob::Read { flare, offset, len },
@@ -131,7 +132,15 @@ impl<S: Store> Engine<S> {
 
     pub(super) fn io_done(&mut self, job: u64, done: IoDone) -> StoreResult<()> {
         match self.io.remove(&job) {
-            Some(Io::Read(mut state)) => {
+            Some(Io::Read(mut state, flare, offset, len)) => {
+                if let IoDone::Bad {
+                    offset: at,
+                    len: bad,
+                } = done
+                {
+                    let read = BadRead { state, offset, len };
+                    return self.bad_content(flare, (at, bad), Some(read));
+                }
                 let answer = match done {
                     IoDone::Read(data) => {
                         // What was read may be of an operation that came after the request:
@@ -150,9 +159,12 @@ impl<S: Store> Engine<S> {
                         })
                     }
                     IoDone::Failed(error) => Err(error),
-                    IoDone::Synced | IoDone::Started => Err(OpError::Io),
+                    IoDone::Bad { .. } | IoDone::Synced | IoDone::Started => Err(OpError::Io),
                 };
                 self.finish_op(state, answer)
+            }
+            Some(Io::ForPeer(to, token, flare, version)) => {
+                self.read_for_peer((to, token), flare, version, done)
             }
             Some(Io::Fetch(state)) => self.fetched(state, done),
             Some(Io::Digest(state, flare, version)) => {

@@ -73,9 +73,10 @@ impl<S: Store> Engine<S> {
         let mut bytes = 0;
         while bytes < COPY_BATCH_BYTES {
             if let Some((row, offset)) = batch.content.take() {
-                let (piece, next) = self.content_piece(&row, offset)?;
+                let (piece, bad, next) = self.content_piece(&row, offset)?;
                 bytes += piece.as_ref().map_or(64, |write| write.data.len());
                 effects.extend(piece.map(Effect::Write));
+                effects.extend(bad);
                 batch.content = next.map(|offset| (row, offset));
                 continue;
             }
@@ -156,13 +157,13 @@ impl<S: Store> Engine<S> {
         &self,
         row: &FlareRow,
         offset: u64,
-    ) -> StoreResult<(Option<ContentWrite>, Option<u64>)> {
+    ) -> StoreResult<(Option<ContentWrite>, Vec<Effect>, Option<u64>)> {
         let len = (row.size - offset).min(IO_MAX as u64) as usize;
-        let data = self.store.read(row, offset, len)?;
+        let (data, bad) = self.store.read_to_copy(row, offset, len)?;
         let next = offset + len as u64;
         let next = (next < row.size && row.layout == Layout::Segments).then_some(next);
         if data.iter().all(|byte| *byte == 0) {
-            return Ok((None, next));
+            return Ok((None, bad, next));
         }
         let write = ContentWrite {
             flare: row.flare_ref(),
@@ -171,7 +172,7 @@ impl<S: Store> Engine<S> {
             len: data.len() as u32,
             data,
         };
-        Ok((Some(write), next))
+        Ok((Some(write), bad, next))
     }
 
     /// Copy: throws away what it holds of a slice.

@@ -259,6 +259,15 @@ impl<S: Store> Engine<S> {
                 })))
             }
             IoDone::Failed(error) => Err(error),
+            IoDone::Bad { offset, len } => {
+                // As if it were changing: who asks looks again, when it is repaired.
+                self.bad_content(flare, (offset, len), None)?;
+                Ok(Answer::Fsck(Box::new(FsckTold::Content {
+                    digest: 0,
+                    len: len as u64,
+                    version: None,
+                })))
+            }
             IoDone::Synced | IoDone::Started => Err(OpError::Io),
         };
         state.results.push(answer);

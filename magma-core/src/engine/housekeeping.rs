@@ -79,6 +79,15 @@ impl<S: Store> Engine<S> {
                 self.synced(from, token, ok);
                 Ok(())
             }
+            PeerMessage::ContentAsk {
+                token,
+                flare,
+                offset,
+                len,
+            } => self.content_asked(from, token, flare, (offset, len)),
+            PeerMessage::ContentTold { token, version } => {
+                self.content_told(from, token, version, &payload)
+            }
             PeerMessage::Step(step) => self.step(from, step),
             PeerMessage::StepDone(done) => self.step_done(done),
         }
@@ -103,6 +112,7 @@ impl<S: Store> Engine<S> {
         self.watch_locks();
         self.resend_steps(None);
         self.clear_some()?;
+        self.watch_repairs()?;
         if now.0 < self.last_housekeeping + SLOWLY_MS {
             return Ok(());
         }

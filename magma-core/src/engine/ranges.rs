@@ -214,7 +214,7 @@ impl<S: Store> Engine<S> {
         let data: OpResult<Bytes> = match done {
             IoDone::Read(data) => Ok(data),
             IoDone::Failed(error) => Err(error),
-            IoDone::Synced | IoDone::Started => Err(OpError::Io),
+            IoDone::Bad { .. } | IoDone::Synced | IoDone::Started => Err(OpError::Io),
         };
         match data {
             Ok(data) => {

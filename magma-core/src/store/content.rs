@@ -3,32 +3,41 @@
 //! | file | what |
 //! |---|---|
 //! | [`name`] | the name of a content file, and back |
-//! | [`files`](self) | reading, writing and syncing |
+//! | [`files`](self) | opening, making, syncing and removing |
+//! | `transfer` | reading and writing |
+//! | `sums` | a checksum for each block, in a file beside the content |
+//! | `in_flight` | which blocks are being written, should the process end |
+//! | `space` | cutting, holes, and where they are |
 //! | `open_files` | the bounded cache of open descriptors |
 //!
 //! [`ContentFiles`] is a handle that any thread may use. Only the store's writer creates,
 //! cuts and removes files; readers and syncs run beside it on the shell's pool.
 
+mod in_flight;
 mod largest_file;
 pub mod name;
 mod open_files;
+mod space;
+mod sums;
+mod transfer;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
 use super::{StoreError, StoreResult};
 use crate::ids::FlareRef;
-use crate::limits::{CONTENT_FDS, FILE_SIZE_MAX, WRITEBACK_QUEUE};
+use crate::limits::{BAD_BLOCKS_KEPT, CONTENT_FDS, FILE_SIZE_MAX};
+use in_flight::{InFlight, Span};
 use largest_file::largest_file;
 use name::FileId;
 use open_files::{OpenFile, OpenFiles};
+pub use sums::BLOCK;
+use sums::{Sums, never_right, sum_of};
+pub use transfer::Checked;
 
 /// Written bytes whose way to the disk should be started, off the writer's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +52,8 @@ pub struct WritebackRange {
     pub len: u64,
 }
 
-/// Zeros written at once where there are no holes.
-const ZEROS: usize = 64 * 1024;
+/// Locks that content files share by their key.
+const STRIPES: usize = 64;
 
 /// A handle to the content directory.
 #[derive(Clone, Debug)]
@@ -67,6 +76,12 @@ struct Shared {
     /// still under way for done.
     unsynced: Vec<Mutex<bool>>,
     due: Mutex<VecDeque<WritebackRange>>,
+    /// Which blocks are being written; none in a store that is only looked at.
+    in_flight: Option<InFlight>,
+    /// Held while content and sums of a file do not agree.
+    writing: Vec<Mutex<()>>,
+    /// Bad blocks that the writer has come upon, and nobody has asked for yet.
+    bad: Mutex<BTreeSet<(FlareRef, u64)>>,
 }
 
 /// Another thread's panic leaves these values whole: each is changed in one step.
@@ -98,15 +113,15 @@ fn make_directory(path: &Path) -> StoreResult<()> {
     }
 }
 
-/// fallocate(2).
-fn allocate(file: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
-    let range = libc::off64_t::try_from(offset).and_then(|o| Ok((o, len.try_into()?)));
-    let (offset, len) = range.map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-    // SAFETY: the call takes a descriptor, which `file` keeps open, and touches no memory.
-    match unsafe { libc::fallocate64(file.as_raw_fd(), mode, offset, len) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+/// Makes a file, or opens the one that a crash has left behind.
+fn make(path: &Path) -> StoreResult<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|source| io_error("create", path, source))
 }
 
 /// Puts the entries of a directory on the disk.
@@ -122,23 +137,28 @@ impl ContentFiles {
         make_directory(directory)?;
         let largest = largest_file(directory)
             .map_err(|source| io_error("ask for the largest file in", directory, source))?;
-        Ok(ContentFiles::handle(directory, false, largest))
+        let in_flight = InFlight::open(directory)
+            .map_err(|source| io_error("open the record of writes in", directory, source))?;
+        Ok(ContentFiles::handle(directory, Some(in_flight), largest))
     }
 
     /// Opens `directory` to be read. Makes nothing; content that is not there reads as none.
     pub fn peek(directory: &Path) -> ContentFiles {
-        ContentFiles::handle(directory, true, FILE_SIZE_MAX)
+        ContentFiles::handle(directory, None, FILE_SIZE_MAX)
     }
 
-    fn handle(directory: &Path, read_only: bool, largest: u64) -> ContentFiles {
+    fn handle(directory: &Path, in_flight: Option<InFlight>, largest: u64) -> ContentFiles {
         ContentFiles {
             shared: Arc::new(Shared {
                 directory: directory.to_path_buf(),
-                read_only,
+                read_only: in_flight.is_none(),
                 largest,
                 open: Mutex::new(OpenFiles::new(CONTENT_FDS)),
                 unsynced: (0..=u8::MAX).map(|_| Mutex::new(true)).collect(),
                 due: Mutex::default(),
+                in_flight,
+                writing: (0..STRIPES).map(|_| Mutex::default()).collect(),
+                bad: Mutex::default(),
             }),
         }
     }
@@ -158,258 +178,156 @@ impl ContentFiles {
         &self.shared.directory
     }
 
-    /// Writes bytes, creating the file when it is not there; a gap stays a hole. When enough
-    /// has gathered for the disk to begin, the range is queued for [`Self::due_writeback`].
-    pub fn write_at(
+    /// Keeps the others who write this file out, and readers who look twice.
+    fn writing(&self, id: FileId) -> MutexGuard<'_, ()> {
+        lock(&self.shared.writing[usize::from(id.0.key().0[1]) % STRIPES])
+    }
+
+    /// Remembers which blocks are about to change.
+    fn note(&self, span: &Span) -> io::Result<()> {
+        match &self.shared.in_flight {
+            Some(record) => record.begin(span),
+            None => Err(io::Error::from_raw_os_error(libc::EROFS)),
+        }
+    }
+
+    /// Remembers that a block is bad.
+    fn found(&self, id: FileId, block: u64) {
+        let mut bad = lock(&self.shared.bad);
+        if bad.len() < BAD_BLOCKS_KEPT {
+            bad.insert((id.0, block.saturating_mul(BLOCK)));
+        }
+    }
+
+    /// Takes what the writer has found to be bad: flares, and offsets of blocks.
+    pub fn take_bad(&self) -> BTreeSet<(FlareRef, u64)> {
+        std::mem::take(&mut *lock(&self.shared.bad))
+    }
+
+    /// After a stop that was not orderly: makes the sums of the blocks right that were being
+    /// written. What they hold was acknowledged to nobody, unless it is as it was before.
+    pub(super) fn recover(&self) -> StoreResult<()> {
+        let Some(record) = &self.shared.in_flight else {
+            return Ok(());
+        };
+        let failed = |source| io_error("recover", &self.shared.directory, source);
+        let Some(span) = record.last().map_err(failed)? else {
+            return Ok(());
+        };
+        let Some(file) = self.existing(span.id())? else {
+            return Ok(());
+        };
+        let _writing = self.writing(span.id());
+        file.sum_again(&span)
+            .map_err(|source| self.failed("sum", span.id(), source))
+    }
+
+    /// Gives all content the sums of what it is now: it comes from a magmad without sums.
+    pub(super) fn sum_all(&self) -> StoreResult<()> {
+        let directory = &self.shared.directory;
+        let failed = |path: &Path, source| io_error("read", path, source);
+        for part in fs::read_dir(directory).map_err(|source| failed(directory, source))? {
+            let part = part.map_err(|source| failed(directory, source))?.path();
+            if !part.is_dir() {
+                continue;
+            }
+            for file in fs::read_dir(&part).map_err(|source| failed(&part, source))? {
+                let file = file.map_err(|source| failed(&part, source))?;
+                let Some(id) = file.file_name().to_str().and_then(FileId::parse) else {
+                    continue;
+                };
+                if let Some(open) = self.existing(id)? {
+                    open.sum_again(&Span::new(id, (0, u64::MAX)))
+                        .and_then(|()| open.sync())
+                        .map_err(|source| self.failed("sum", id, source))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts right a range of blocks with what another volcano holds, as far as they are bad: a
+    /// block that has the sum which ours should have, or, if `surely`, any. Whether all blocks of
+    /// the range are good afterwards.
+    pub fn mend(
         &self,
         flare: FlareRef,
         segment: u32,
         offset: u64,
         data: &[u8],
-    ) -> StoreResult<()> {
+        surely: bool,
+    ) -> StoreResult<bool> {
         let id = FileId(flare, segment);
         let file = match self.existing(id)? {
             Some(file) => file,
             None => self.create(id)?,
         };
-        file.file
-            .write_all_at(data, offset)
-            .map_err(|source| self.failed("write", id, source))?;
-        if let Some((offset, len)) = file.written(offset, data.len() as u64) {
-            let mut due = lock(&self.shared.due);
-            // Only a head start for the disk: when nobody takes the ranges, the oldest, which
-            // the kernel is most likely to have written by itself, is dropped.
-            if due.len() >= WRITEBACK_QUEUE {
-                due.pop_front();
-            }
-            due.push_back(WritebackRange {
-                flare,
-                segment,
-                offset,
-                len,
-            });
-        }
-        Ok(())
+        let _writing = self.writing(id);
+        self.mend_blocks(&file, id, offset, data, surely)
+            .map_err(|source| self.failed("mend", id, source))
     }
 
-    /// Takes the ranges whose write-back should be started, each with
-    /// [`Self::start_writeback`] on a thread that may wait.
-    pub fn due_writeback(&self) -> Vec<WritebackRange> {
-        lock(&self.shared.due).drain(..).collect()
-    }
-
-    /// Starts the write-back of a range, so that no later sync meets a backlog. Waits when
-    /// the disk's queue is full.
-    pub fn start_writeback(&self, range: WritebackRange) -> StoreResult<()> {
-        let id = FileId(range.flare, range.segment);
-        let Some(file) = self.existing(id)? else {
-            return Ok(());
-        };
-        // SAFETY: the call takes a descriptor, which `file` keeps open, and touches no memory.
-        let result = unsafe {
-            libc::sync_file_range(
-                file.file.as_raw_fd(),
-                range.offset as libc::off64_t,
-                range.len as libc::off64_t,
-                libc::SYNC_FILE_RANGE_WRITE,
-            )
-        };
-        if result == 0 {
-            return Ok(());
-        }
-        Err(self.failed("start write-back of", id, io::Error::last_os_error()))
-    }
-
-    /// Reads at most `len` bytes: fewer at the end of the file, none when there is no file.
-    pub fn read_at(
+    fn mend_blocks(
         &self,
-        flare: FlareRef,
-        segment: u32,
+        file: &OpenFile,
+        id: FileId,
         offset: u64,
-        len: usize,
-    ) -> StoreResult<Bytes> {
-        let id = FileId(flare, segment);
-        let Some(file) = self.existing(id)? else {
-            return Ok(Bytes::new());
-        };
-        // Not more memory than there is content: `len` may come from a client.
-        let size = file
-            .len()
-            .map_err(|source| self.failed("stat", id, source))?;
-        let mut data =
-            vec![0; len.min(usize::try_from(size.saturating_sub(offset)).unwrap_or(len))];
-        let mut filled = 0;
-        while filled < data.len() {
-            match file
-                .file
-                .read_at(&mut data[filled..], offset + filled as u64)
-            {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(source) => return Err(self.failed("read", id, source)),
+        data: &[u8],
+        surely: bool,
+    ) -> io::Result<bool> {
+        let mut all = true;
+        for (part, block) in data.chunks(BLOCK as usize).zip(offset / BLOCK..) {
+            if file.block(block)?.1 {
+                continue;
             }
-        }
-        data.truncate(filled);
-        Ok(data.into())
-    }
-
-    /// Reads as [`Self::read_at`], but only what the page cache holds, without ever waiting
-    /// for a disk: `None` when the file is not open or a page would have to be fetched.
-    pub fn try_read_cached(
-        &self,
-        flare: FlareRef,
-        segment: u32,
-        offset: u64,
-        len: usize,
-    ) -> StoreResult<Option<Bytes>> {
-        let id = FileId(flare, segment);
-        let Some(file) = lock(&self.shared.open).get(id) else {
-            return Ok(None);
-        };
-        let size = file
-            .len()
-            .map_err(|source| self.failed("stat", id, source))?;
-        let len = len.min(usize::try_from(size.saturating_sub(offset)).unwrap_or(len));
-        if len == 0 {
-            return Ok(Some(Bytes::new()));
-        }
-        let mut data = vec![0_u8; len];
-        let part = libc::iovec {
-            iov_base: data.as_mut_ptr().cast(),
-            iov_len: len,
-        };
-        // SAFETY: `part` describes `data`, which outlives the call; `file` keeps the
-        // descriptor open.
-        let count = unsafe {
-            libc::preadv2(
-                file.file.as_raw_fd(),
-                &part,
-                1,
-                offset as libc::off_t,
-                libc::RWF_NOWAIT,
-            )
-        };
-        // A short count is a page that is missing, or a file that was cut this moment: either
-        // way the read that may wait answers. So it does where the file system has no NOWAIT.
-        if usize::try_from(count).ok() != Some(len) {
-            return Ok(None);
-        }
-        Ok(Some(data.into()))
-    }
-
-    /// Cuts a file that is longer than `len`. A shorter one stays as it is: readers take what
-    /// is missing up to the flare's size for zeros.
-    pub fn truncate(&self, flare: FlareRef, segment: u32, len: u64) -> StoreResult<()> {
-        let id = FileId(flare, segment);
-        let Some(file) = self.existing(id)? else {
-            return Ok(());
-        };
-        let cut = file.len().and_then(|size| match size > len {
-            true => file.file.set_len(len),
-            false => Ok(()),
-        });
-        cut.map_err(|source| self.failed("truncate", id, source))
-    }
-
-    /// Makes a range a hole.
-    pub fn punch(&self, flare: FlareRef, segment: u32, offset: u64, len: u64) -> StoreResult<()> {
-        let id = FileId(flare, segment);
-        let Some(file) = self.existing(id)? else {
-            return Ok(());
-        };
-        // Past the end, too: space may be reserved there.
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        match allocate(&file.file, mode, offset, len) {
-            Ok(()) => Ok(()),
-            // A file system without holes: zeros are as good, but for the space.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                let size = file
-                    .len()
-                    .map_err(|source| self.failed("stat", id, source))?;
-                let end = size.min(offset.saturating_add(len));
-                let zeros = vec![0; ZEROS];
-                let mut at = offset;
-                while at < end {
-                    let piece = zeros.len().min(usize::try_from(end - at).unwrap_or(ZEROS));
-                    file.file
-                        .write_all_at(&zeros[..piece], at)
-                        .map_err(|source| self.failed("write", id, source))?;
-                    at += piece as u64;
-                }
-                Ok(())
+            let sum = sum_of(part);
+            if !surely && file.sums.read(block, 1)?.first() != Some(&sum) {
+                all = false;
+                continue;
             }
-            Err(source) => Err(self.failed("punch a hole into", id, source)),
+            self.note(&Span::new(id, (block, block + 1)))?;
+            file.sums.write(block, &[sum])?;
+            file.file.write_all_at(part, block.saturating_mul(BLOCK))?;
         }
+        Ok(all)
     }
 
-    /// Reserves the space of a range; past the end of the file, the file stays as long as it is
-    /// if `past_end` says that the flare's size is less. A copy whose disk has less
-    /// room than the owner's, or cannot reserve at all, goes without: a write says so if it
-    /// comes to that.
-    pub fn reserve(
+    /// Marks the blocks of a range as bad: who filled this copy had no good ones.
+    pub fn mark_bad(
         &self,
         flare: FlareRef,
         segment: u32,
         offset: u64,
         len: u64,
-        past_end: bool,
     ) -> StoreResult<()> {
         let id = FileId(flare, segment);
         let file = match self.existing(id)? {
             Some(file) => file,
             None => self.create(id)?,
         };
-        let mode = match past_end {
-            true => libc::FALLOC_FL_KEEP_SIZE,
-            false => 0,
-        };
-        if let Err(error) = allocate(&file.file, mode, offset, len) {
-            tracing::debug!(path = %self.path(flare, segment).display(), %error, "no space was reserved");
+        let _writing = self.writing(id);
+        let (first, end) = sums::blocks_of(offset, len);
+        for block in first..end {
+            let marked = file
+                .block(block)
+                .and_then(|(data, _)| file.sums.write(block, &[never_right(sum_of(&data))]));
+            marked.map_err(|source| self.failed("mark a bad block of", id, source))?;
         }
         Ok(())
-    }
-
-    /// The next byte of data (or of a hole) from an offset on; none when there is no more data.
-    pub fn seek(
-        &self,
-        flare: FlareRef,
-        segment: u32,
-        offset: u64,
-        data: bool,
-    ) -> StoreResult<Option<u64>> {
-        let id = FileId(flare, segment);
-        let nothing = (!data).then_some(offset);
-        let Some(file) = self.existing(id)? else {
-            return Ok(nothing);
-        };
-        let whence = if data {
-            libc::SEEK_DATA
-        } else {
-            libc::SEEK_HOLE
-        };
-        let Ok(from) = libc::off64_t::try_from(offset) else {
-            return Ok(nothing);
-        };
-        // SAFETY: the call takes a descriptor, which `file` keeps open, and touches no memory.
-        // Nobody reads or writes at the position that it moves.
-        let found = unsafe { libc::lseek64(file.file.as_raw_fd(), from, whence) };
-        if let Ok(found) = u64::try_from(found) {
-            return Ok(Some(found));
-        }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            // Past the end of what is stored: a hole up to the flare's size.
-            Some(libc::ENXIO) => Ok(nothing),
-            _ => Err(self.failed("seek in", id, error)),
-        }
     }
 
     /// Removes all segments of a flare. Readers that have a file open keep it.
     pub fn remove(&self, flare: FlareRef) -> StoreResult<()> {
         for segment in 0.. {
             let id = FileId(flare, segment);
+            let _writing = self.writing(id);
             let removed = fs::remove_file(id.path(&self.shared.directory));
+            match fs::remove_file(id.sums_path(&self.shared.directory)) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    return Err(self.failed("remove the sums of", id, source));
+                }
+                Ok(()) | Err(_) => {}
+            }
             // Forgotten after it is gone, so that a reader who opened it in between sees, when
             // it puts it into the cache, that the file has no name any more.
             lock(&self.shared.open).forget(id);
@@ -432,8 +350,7 @@ impl ContentFiles {
                 }
                 break;
             };
-            file.file
-                .sync_data()
+            file.sync()
                 .map_err(|source| self.failed("sync", id, source))?;
         }
         let first = flare.key().0[0];
@@ -445,50 +362,47 @@ impl ContentFiles {
         Ok(())
     }
 
-    /// Space that the content occupies, in units of 512 bytes.
-    pub fn blocks(&self, flare: FlareRef) -> StoreResult<u64> {
-        let id = FileId(flare, 0);
-        let path = id.path(&self.shared.directory);
-        // Not through the cache: a listing with attributes would empty it.
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) => Ok(metadata.blocks()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
-            Err(source) => Err(self.failed("stat", id, source)),
-        }
-    }
-
-    /// Asks the kernel to fetch a range that will be read soon.
-    pub fn readahead(&self, flare: FlareRef, offset: u64, len: u64) -> StoreResult<()> {
-        let id = FileId(flare, 0);
-        let Some(file) = self.existing(id)? else {
-            return Ok(());
-        };
-        // SAFETY: the call takes a descriptor, which `file` keeps open, and touches no memory.
-        let error = unsafe {
-            libc::posix_fadvise(
-                file.file.as_raw_fd(),
-                offset as libc::off_t,
-                len as libc::off_t,
-                libc::POSIX_FADV_WILLNEED,
-            )
-        };
-        match error {
-            0 => Ok(()),
-            code => Err(self.failed("read ahead in", id, io::Error::from_raw_os_error(code))),
-        }
-    }
-
     fn existing(&self, id: FileId) -> StoreResult<Option<Arc<OpenFile>>> {
         if let Some(file) = lock(&self.shared.open).get(id) {
             return Ok(Some(file));
         }
         let path = id.path(&self.shared.directory);
+        let sums_path = id.sums_path(&self.shared.directory);
         // Opened outside the lock: this may wait for a disk, and others should not.
+        let open = |path: &Path| self.open_if_there(path);
+        // The sums come first and go last.
+        let (mut sums, mut file) = (open(&sums_path)?, open(&path)?);
+        // Removed in between, or lost? Nobody removes it now.
+        let odd = sums.is_some() != file.is_some();
+        let _writing = odd.then(|| self.writing(id));
+        if odd {
+            (sums, file) = (open(&sums_path)?, open(&path)?);
+        }
+        let (file, sums) = match (file, sums) {
+            (None, None) => return Ok(None),
+            (Some(file), None) if self.shared.read_only => (file, Sums(None)),
+            // One without the other: what had a sum, or content, is bad now.
+            (Some(file), sums) => {
+                let sums = sums.map_or_else(|| make(&sums_path), Ok)?;
+                (file, Sums(Some(sums)))
+            }
+            (None, Some(sums)) => {
+                let empty = sums.metadata().is_ok_and(|sums| sums.len() == 0);
+                if empty || self.shared.read_only {
+                    return Ok(None);
+                }
+                (make(&path)?, Sums(Some(sums)))
+            }
+        };
+        self.keep(id, file, sums).map(Some)
+    }
+
+    fn open_if_there(&self, path: &Path) -> StoreResult<Option<File>> {
         let writable = !self.shared.read_only;
-        match OpenOptions::new().read(true).write(writable).open(&path) {
-            Ok(file) => self.keep(id, file).map(Some),
+        match OpenOptions::new().read(true).write(writable).open(path) {
+            Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(io_error("open", &path, source)),
+            Err(source) => Err(io_error("open", path, source)),
         }
     }
 
@@ -496,31 +410,28 @@ impl ContentFiles {
         let path = id.path(&self.shared.directory);
         let first = usize::from(id.0.key().0[0]);
         let mut unsynced = lock(&self.shared.unsynced[first]);
-        let open = || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(&path)
-        };
-        let mut file = open();
-        if matches!(&file, Err(error) if error.kind() == ErrorKind::NotFound) {
+        let sums_path = id.sums_path(&self.shared.directory);
+        // The sums first: a file without any would be taken for one that has lost them.
+        let mut sums = make(&sums_path);
+        if matches!(&sums, Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound)
+        {
             // The first file of its part. This happens 256 times in the life of a store, so
             // that the part's own name can be made durable at once.
             if let Some(part) = path.parent() {
                 make_directory(part)?;
             }
             sync_directory(&self.shared.directory)?;
-            file = open();
+            sums = make(&sums_path);
         }
-        let file = file.map_err(|source| io_error("create", &path, source))?;
+        let sums = sums?;
+        let file = make(&path)?;
         *unsynced = true;
         drop(unsynced);
-        self.keep(id, file)
+        self.keep(id, file, Sums(Some(sums)))
     }
 
-    fn keep(&self, id: FileId, file: File) -> StoreResult<Arc<OpenFile>> {
-        let file = lock(&self.shared.open).keep(id, file);
+    fn keep(&self, id: FileId, file: File, sums: Sums) -> StoreResult<Arc<OpenFile>> {
+        let file = lock(&self.shared.open).keep(id, file, sums);
         let links = file
             .file
             .metadata()
@@ -537,5 +448,7 @@ impl ContentFiles {
     }
 }
 
+#[cfg(test)]
+mod sums_tests;
 #[cfg(test)]
 mod tests;

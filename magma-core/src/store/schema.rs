@@ -97,6 +97,10 @@ CREATE TABLE contents (
 ) STRICT;
 ";
 
+/// Version 3: content files have checksums beside them ([`super::content`]). The tables are as they
+/// were; a store from before sums its content when it is opened, and then takes this step.
+const SUMMED: i64 = 3;
+
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// Step `n` takes a store from version `n` to `n + 1`. A released step never changes.
@@ -106,6 +110,7 @@ const MIGRATIONS: &[Step] = &[
         transaction.execute_batch(VERSION_2)?;
         move_contents(transaction)
     },
+    |_| Ok(()),
 ];
 
 fn move_contents(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
@@ -148,6 +153,12 @@ pub fn check(connection: &Connection, path: &Path) -> StoreResult<()> {
             ),
         }),
     }
+}
+
+/// Whether the store is from before content had checksums.
+pub fn is_unsummed(connection: &Connection) -> rusqlite::Result<bool> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok((1..SUMMED).contains(&found))
 }
 
 /// Brings a database to [`VERSION`], or refuses one that is newer.

@@ -111,6 +111,10 @@ impl SqliteStore {
     pub fn open_again(directory: &Path, content: ContentFiles) -> StoreResult<SqliteStore> {
         let path = directory.join(DATABASE_FILE);
         let mut connection = connect(&path).map_err(|source| sqlite_error(&path, source))?;
+        // First the sums, then the version that says so: a crash in between begins anew.
+        if schema::is_unsummed(&connection).map_err(|source| sqlite_error(&path, source))? {
+            content.sum_all()?;
+        }
         schema::migrate(&mut connection, &path)?;
         // The mark goes before anything else happens. It is a file, because a full disk must
         // not keep a store from being opened, and removing a file needs no space.
@@ -123,6 +127,7 @@ impl SqliteStore {
         sync_directory(directory)?;
         let store = SqliteStore::over(connection, path, content, false);
         if !was_clean {
+            store.content.recover()?;
             store.sweep()?;
         }
         Ok(store)
@@ -218,6 +223,7 @@ impl SqliteStore {
                 StoreError::Full { .. } => Failure::DiskFull,
                 StoreError::Sqlite { .. }
                 | StoreError::Io { .. }
+                | StoreError::BadBlock { .. }
                 | StoreError::Damaged { .. }
                 | StoreError::TooNew { .. }
                 | StoreError::Locked { .. } => Failure::Other,

@@ -103,6 +103,24 @@ pub enum PeerMessage {
         /// Whether the disk took it.
         ok: bool,
     },
+    /// To another holder of the slice: content that does not have its checksum here.
+    ContentAsk {
+        /// For the answer.
+        token: u64,
+        /// The flare.
+        flare: FlareRef,
+        /// The first byte, of a block.
+        offset: u64,
+        /// How many bytes.
+        len: u32,
+    },
+    /// The answer: the content is the payload, which is empty where it is not right there either.
+    ContentTold {
+        /// From the question.
+        token: u64,
+        /// The version of the flare's row that it belongs to; none if it changed meanwhile.
+        version: Option<crate::ids::Stamp>,
+    },
     /// A step of a transaction, to the owner of `key`.
     Step(Step),
     /// The answer to a step.
@@ -123,6 +141,8 @@ impl PeerMessage {
             | PeerMessage::Attach { .. }
             | PeerMessage::CopyAck { .. }
             | PeerMessage::Synced { .. }
+            | PeerMessage::ContentAsk { .. }
+            | PeerMessage::ContentTold { .. }
             | PeerMessage::Step(_)
             | PeerMessage::StepDone(_) => false,
         }

@@ -27,7 +27,8 @@ impl<V: View> Copy for V {
         self.rows_of_next_key(after, upto)
     }
     fn content(&self, row: &FlareRow, offset: u64, len: usize) -> StoreResult<Bytes> {
-        self.read(row, offset, len)
+        // What the disk has changed is to be compared, too.
+        Ok(self.read_to_copy(row, offset, len)?.0)
     }
 }
 

@@ -9,6 +9,9 @@ use crate::key::Key;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId(pub FlareRef, pub u32);
 
+/// What the names of files with checksums end with.
+const SUMS: &str = "crc";
+
 /// The directory for keys with this first byte.
 pub fn part(first: u8) -> String {
     format!("{first:02x}")
@@ -21,6 +24,25 @@ impl FileId {
         directory
             .join(part(flare.key().0[0]))
             .join(format!("{flare}.{segment}"))
+    }
+
+    /// The path of the file with its checksums.
+    pub fn sums_path(self, directory: &Path) -> PathBuf {
+        {
+            let mut path = self.path(directory).into_os_string();
+            path.push(".");
+            path.push(SUMS);
+            path.into()
+        }
+    }
+
+    /// From the name of a content file or of its checksums.
+    pub fn of_any(name: &str) -> Option<FileId> {
+        FileId::parse(
+            name.strip_suffix(SUMS)
+                .and_then(|n| n.strip_suffix('.'))
+                .unwrap_or(name),
+        )
     }
 
     /// From a file's name; none when no content file has such a name.

@@ -1,16 +1,18 @@
+use bytes::Bytes;
+
 use super::*;
 use crate::ids::{Epoch, Seq, SliceId, Stamp};
 use crate::key::Key;
 use crate::limits::WRITEBACK_BYTES;
 
-fn flare(path: &str) -> FlareRef {
+pub(super) fn flare(path: &str) -> FlareRef {
     FlareRef(
         Key::of_path(path.as_bytes()),
         Stamp(SliceId(1), Epoch(1), Seq(1)),
     )
 }
 
-fn files() -> (tempfile::TempDir, ContentFiles) {
+pub(super) fn files() -> (tempfile::TempDir, ContentFiles) {
     let dir = tempfile::tempdir().expect("a directory");
     let files = ContentFiles::open(&dir.path().join("content")).expect("opens");
     (dir, files)

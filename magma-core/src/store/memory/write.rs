@@ -68,6 +68,8 @@ impl MemoryStore {
             Effect::Punch(flare, offset, len) => self.punch(*flare, *offset, *len),
             // Memory has no space to reserve.
             Effect::Reserve(..) => {}
+            // And nothing in it goes bad.
+            Effect::Damage(..) => {}
             Effect::Spill(flare) => self.spill(*flare),
             Effect::PutReply(row) => self
                 .replies

@@ -244,19 +244,19 @@ impl SqliteStore {
 
     /// The bytes of a journalled write as they are now. A later record of the journal makes
     /// up for whatever has changed since.
-    fn content_now(&self, write: &ContentWrite) -> StoreResult<Bytes> {
+    fn content_now(&self, write: &ContentWrite) -> StoreResult<(Bytes, Vec<Effect>)> {
         let len = write.len as usize;
-        let bytes = match self.flare(write.flare.key())? {
+        let (bytes, bad) = match self.flare(write.flare.key())? {
             Some(row) if row.inc == write.flare.inc() => match row.layout {
-                Layout::Inline => self.read(&row, write.offset, len)?,
+                Layout::Inline => (self.read(&row, write.offset, len)?, Vec::new()),
                 Layout::Segments => {
                     self.content
-                        .read_at(write.flare, write.segment, write.offset, len)?
+                        .read_to_copy(write.flare, write.segment, write.offset, len)?
                 }
             },
-            Some(_) | None => Bytes::new(),
+            Some(_) | None => (Bytes::new(), Vec::new()),
         };
-        Ok(rules::padded(bytes, len))
+        Ok((rules::padded(bytes, len), bad))
     }
 }
 
@@ -415,6 +415,18 @@ impl View for SqliteStore {
         }
     }
 
+    fn read_to_copy(
+        &self,
+        row: &FlareRow,
+        offset: u64,
+        len: usize,
+    ) -> StoreResult<(Bytes, Vec<Effect>)> {
+        match row.layout {
+            Layout::Inline => Ok((self.read(row, offset, len)?, Vec::new())),
+            Layout::Segments => self.content.read_to_copy(row.flare_ref(), 0, offset, len),
+        }
+    }
+
     fn seek(&self, row: &FlareRow, offset: u64, data: bool) -> StoreResult<Option<u64>> {
         match row.layout {
             Layout::Inline => Ok(rules::seek_whole(row.size, offset, data)),
@@ -484,12 +496,20 @@ impl View for SqliteStore {
                 break;
             }
             let mut record: Record = self.decoded("journal", encoded)?;
+            // What was bad where it came from may be good here by now.
+            record
+                .effects
+                .retain(|effect| !matches!(effect, Effect::Damage(..)));
+            let mut damage = Vec::new();
             for effect in &mut record.effects {
                 if let Effect::Write(write) = effect {
-                    write.data = self.content_now(write)?;
+                    let bad;
+                    (write.data, bad) = self.content_now(write)?;
                     bytes += write.data.len();
+                    damage.extend(bad);
                 }
             }
+            record.effects.extend(damage);
             records.push(record);
             expected = expected.next();
             if bytes >= JOURNAL_READ_BYTES {

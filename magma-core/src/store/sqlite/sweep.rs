@@ -38,7 +38,7 @@ impl SqliteStore {
             }
             for file in fs::read_dir(&part).map_err(|source| failed(&part, source))? {
                 let file = file.map_err(|source| failed(&part, source))?;
-                match file.file_name().to_str().and_then(FileId::parse) {
+                match file.file_name().to_str().and_then(FileId::of_any) {
                     Some(FileId(flare, _)) => self.fit_content(flare)?,
                     // Not ours, so not ours to remove.
                     None => tracing::warn!(path = %file.path().display(), "an unknown file"),

@@ -71,6 +71,12 @@ impl SqliteStore {
                         self.content.reserve(*flare, 0, *offset, *len, *past_end)?;
                     }
                 }
+                Effect::Damage(flare, offset, len) => {
+                    if self.layout(seen, *flare)? == Some(Layout::Segments) {
+                        self.touched.insert(*flare);
+                        self.content.mark_bad(*flare, 0, *offset, *len)?;
+                    }
+                }
                 Effect::Spill(flare) => {
                     if self.layout(seen, *flare)?.is_some() {
                         self.spill(*flare)?;
