@@ -82,3 +82,73 @@ fn a_flipped_byte_is_repaired_from_the_other_volcano_or_not_read_at_all() {
     assert!(read(&mut cluster).unwrap() == data);
     cluster.fsck().unwrap();
 }
+
+#[test]
+fn a_scrub_finds_what_nobody_reads_and_names_what_is_lost() {
+    if !can_mount() {
+        return;
+    }
+    let mut cluster = Cluster::start(3);
+    let data: Vec<u8> = (0..BYTES).map(|n| (n / 7) as u8).collect();
+    let mount = cluster.mount(0);
+    fs::create_dir(mount.join("dir")).unwrap();
+    for name in ["left", "right"] {
+        fs::write(mount.join("dir").join(name), &data).unwrap();
+    }
+    let stores = cluster.stores();
+    let scrubbed = |cluster: &mut Cluster, volcano: usize, shows: &str| {
+        cluster.ask(volcano, "scrub now");
+        Cluster::eventually("the scrub is done", || {
+            let said = cluster.ask(volcano, "scrub");
+            (said.contains("scrub: the next begins") && said.contains(shows)).then_some(said)
+        })
+    };
+    // The first volcano that holds one of them, and another that does.
+    let holding = |dir: &PathBuf| contents(dir).first().cloned();
+    let (at, file) = stores
+        .iter()
+        .enumerate()
+        .find_map(|(at, dir)| Some((at, holding(dir)?)))
+        .unwrap();
+    let name = file.file_name().unwrap();
+    let other = stores.iter().enumerate().find_map(|(other, dir)| {
+        let same = contents(dir)
+            .into_iter()
+            .find(|file| file.file_name() == Some(name));
+        same.filter(|_| other != at).map(|file| (other, file))
+    });
+    let (other, same) = other.unwrap();
+
+    flip(&file, AT);
+    let said = scrubbed(&mut cluster, at, "repaired: 1");
+    assert!(said.contains("1 block"), "{said}");
+    assert!(said.contains("lost blocks: 0"), "{said}");
+    assert!(fs::read(&file).unwrap() == data);
+
+    for file in [&file, &same] {
+        flip(file, AT);
+    }
+    for volcano in [at, other] {
+        let said = scrubbed(&mut cluster, volcano, "lost blocks: 1");
+        let path = ["/dir/left", "/dir/right"]
+            .iter()
+            .find(|path| said.contains(**path));
+        assert!(path.is_some(), "{said}");
+        assert!(
+            said.contains(&format!("at byte {}", AT - AT % 4096)),
+            "{said}"
+        );
+    }
+    // Nothing is lost any more when it is written anew.
+    for name in ["left", "right"] {
+        fs::write(mount.join("dir").join(name), &data).unwrap();
+    }
+    for volcano in [at, other] {
+        Cluster::eventually("nothing is lost", || {
+            let said = cluster.ask(volcano, "scrub");
+            said.contains("lost blocks: 0").then_some(())
+        });
+    }
+    mount.end();
+    cluster.fsck().unwrap();
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use magma_core::engine::Damage;
 use magma_core::error::OpError;
 use magma_core::ids::{SessionId, Slot, SlotSeq, VolcanoId};
 use magma_core::key::Key;
@@ -22,6 +23,7 @@ use crate::flare::{ClientRequest, ReplyTo};
 use crate::intervention;
 use crate::node::{Node, post};
 use crate::readiness::waiting;
+use crate::scrub::ScrubState;
 use crate::supervision::Panic;
 use crate::supervision::fault::{FaultsOff, faults_allowed};
 use crate::supervision::fault_point::{self, FaultPoint};
@@ -172,6 +174,23 @@ impl Backend for ConsoleBackend {
         by: String,
     ) -> BoxFuture<'static, Result<String, String>> {
         intervention::carry_out(self.node.clone(), what, by).boxed()
+    }
+
+    fn scrubbed(&self) -> BoxFuture<'static, (ScrubState, Damage)> {
+        let node = self.node.clone();
+        async move {
+            let damage = node.engine.ask(|engine| engine.damage()).await;
+            (node.scrub.state(), damage.unwrap_or_default())
+        }
+        .boxed()
+    }
+
+    fn scrub_now(&self) {
+        self.node.scrub.now();
+    }
+
+    fn scrub_stop(&self) -> bool {
+        self.node.scrub.give_up()
     }
 
     fn acl(&self) -> Vec<String> {

@@ -37,6 +37,7 @@ pub mod node_proto;
 pub mod readiness;
 pub mod replica;
 pub mod runtime_thread;
+pub mod scrub;
 pub mod start;
 pub mod supervision;
 pub mod transport;

@@ -24,6 +24,7 @@ use crate::flare::Flare;
 use crate::keyspace::Keyspace;
 use crate::node_proto::NodeProto;
 use crate::replica::Replica;
+use crate::scrub::Scrub;
 use crate::supervision::{Guarded, Watch};
 use crate::transport::{Connection, NetworkSecret};
 
@@ -45,6 +46,8 @@ pub struct Node {
     pub engine: EngineHandle,
     /// The agreement.
     pub group: Arc<Group>,
+    /// The comparison of content with its checksums.
+    pub scrub: Scrub,
     /// The actors.
     pub actors: Actors,
     /// Connections that this volcano dialled, by protocol.
@@ -135,6 +138,8 @@ pub struct NodeSeed {
     pub engine: EngineHandle,
     /// The agreement.
     pub group: Arc<Group>,
+    /// The comparison of content with its checksums.
+    pub scrub: Scrub,
     /// How long a volcano may be dead before it is evicted.
     pub evict_after: Option<Duration>,
     /// The lava to begin with.
@@ -154,6 +159,7 @@ impl Node {
             watch: seed.watch,
             engine: seed.engine,
             group: seed.group,
+            scrub: seed.scrub,
             actors: Actors::default(),
             flare_links: Links::default(),
             flare_guests: Links::default(),

@@ -64,6 +64,9 @@ pub enum StartError {
     /// The agreement.
     #[error(transparent)]
     Group(#[from] crate::agreement::GroupError),
+    /// A thread.
+    #[error("a thread cannot start: {0}")]
+    Thread(std::io::Error),
     /// The contact does not resolve.
     #[error(transparent)]
     Config(#[from] ConfigError),

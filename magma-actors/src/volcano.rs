@@ -27,6 +27,7 @@ use crate::node::{Node, NodeSeed};
 use crate::node_proto::{NodeProto, NodeService};
 use crate::readiness::waiting;
 use crate::replica::Replica;
+use crate::scrub::Scrub;
 use crate::start::{Founded, StartError, found};
 use crate::supervision::{Failure, Guarded, Watch, install_panic_hook};
 use crate::transport::{Endpoint, NetworkSecret, Protocol};
@@ -182,6 +183,7 @@ fn start_tree(
     };
     let (engine, content) = crate::engine::start(seed, watch.clone(), output)?;
     let link = NodeLink::default();
+    let scrub = Scrub::start(&dir, content.clone()).map_err(StartError::Thread)?;
     let group = Group::start(&dir, id, &lava, link.clone())?;
     let node = Arc::new(Node::new(NodeSeed {
         id,
@@ -191,6 +193,7 @@ fn start_tree(
         watch: watch.clone(),
         engine,
         group: group.clone(),
+        scrub,
         evict_after,
         lava,
     }));
@@ -305,6 +308,7 @@ async fn feed_lavas(mut lavas: watch::Receiver<Arc<Lava>>, keyspace: Addr<Guarde
 /// closed, and the peers hear that it was on purpose.
 async fn end_in_order(node: &Node, endpoints: &Endpoints, stopped: &Notify) {
     node.set_stopping();
+    node.scrub.stop();
     let quiet = async {
         // Requests under way wait for their copies: a moment is enough while those live.
         for _ in 0..50 {

@@ -69,6 +69,7 @@ use crate::store::{Durability, Store, StoreResult};
 use crate::time::{HybridClock, Moment, Now, Timestamp};
 
 pub use event::{Action, CachedFlare, Event, IoDone, IoJob, Origin, PeerStorage, Statistics};
+pub use repair::Damage;
 
 use cache::RowCache;
 use event::Io;

@@ -39,6 +39,14 @@ pub const REPAIR_ASK_MS: u64 = 2_000;
 pub const REPAIR_TRIES: u32 = 16;
 /// Bad blocks of content that are remembered until somebody asks another volcano for them.
 pub const BAD_BLOCKS_KEPT: usize = 1024;
+/// Content that a scrub reads at once, in bytes.
+pub const SCRUB_PIECE: usize = 256 * 1024;
+/// Content that a scrub reads in a second, in bytes: little enough that nobody notices.
+pub const SCRUB_RATE: u64 = 8 * 1024 * 1024;
+/// The same when somebody has asked for it.
+pub const SCRUB_RATE_NOW: u64 = 128 * 1024 * 1024;
+/// From the beginning of one scrub to that of the next, in seconds: a week.
+pub const SCRUB_EVERY_SECS: u64 = 7 * 24 * 3600;
 /// Memory for pages that SQLite caches, in KiB.
 pub const PAGE_CACHE_KIB: usize = 12 * 1024;
 /// Pages in SQLite's write-ahead log after which a commit moves them to the database.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use magma_core::engine::Damage;
 use magma_core::error::OpError;
 use magma_core::flare::{FlareRow, LinkRow};
 use magma_core::ids::VolcanoId;
@@ -11,6 +12,7 @@ use magma_core::op::{Answer, Op};
 use magma_core::wire::node_protocol::VolcanoStatus;
 
 use crate::debug::{self, Switch};
+use crate::scrub::ScrubState;
 
 /// A flare that is in memory, with its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +68,12 @@ pub trait Backend {
         what: Intervention,
         by: String,
     ) -> BoxFuture<'static, Result<String, String>>;
+    /// How far the scrub is, and what became of damaged content.
+    fn scrubbed(&self) -> BoxFuture<'static, (ScrubState, Damage)>;
+    /// Begins the scrub at once, or makes it hurry.
+    fn scrub_now(&self);
+    /// Gives the scrub up; whether one was under way.
+    fn scrub_stop(&self) -> bool;
     /// Access rules in force, one a line.
     fn acl(&self) -> Vec<String>;
     /// Makes an actor panic, or the process end at a point, in a volcano started for tests; otherwise says why not.

@@ -9,6 +9,7 @@ pub mod help;
 pub mod inspect;
 pub mod intervene;
 pub mod network;
+pub mod scrub;
 pub mod shutdown;
 
 use std::rc::Rc;
@@ -113,6 +114,7 @@ impl Shell {
             Command::Debug { open, channels } => debug::turn(self, open, channels).await?,
             Command::PrintAcl => acl::print(self).await?,
             Command::Fault(actor) => debug::fault(self, &actor).await?,
+            Command::Scrub(order) => scrub::scrub(self, order).await?,
             Command::Shutdown { whole_network } => {
                 return shutdown::shutdown(self, whole_network).await;
             }

@@ -51,10 +51,23 @@ pub enum Command {
         /// What the peer was told that it would do, and has confirmed.
         told: Option<Vec<String>>,
     },
+    /// The comparison of all content with its checksums.
+    Scrub(ScrubOrder),
     /// Ends the session.
     Quit,
     /// Makes an actor panic (tests).
     Fault(String),
+}
+
+/// What the scrub is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScrubOrder {
+    /// Nothing: it is only shown.
+    Show,
+    /// To begin, or to hurry.
+    Now,
+    /// To give up.
+    Stop,
 }
 
 /// Why a line is no command.
@@ -201,6 +214,10 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, ParseError> {
         ("forget", _) => return usage("forget NICK", "forget"),
         ("proceed", []) => intervene(Intervention::Proceed),
         ("proceed", _) => return usage("proceed", "proceed"),
+        ("scrub", []) => Command::Scrub(ScrubOrder::Show),
+        ("scrub", [order]) if order == b"now" => Command::Scrub(ScrubOrder::Now),
+        ("scrub", [order]) if order == b"stop" => Command::Scrub(ScrubOrder::Stop),
+        ("scrub", _) => return usage("scrub [now|stop]", "scrub"),
         ("quit" | "exit", []) => Command::Quit,
         ("quit" | "exit", _) => return usage("quit", "quit"),
         ("fault", [actor]) => Command::Fault(text(actor)),

@@ -9,6 +9,8 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, pending, ready};
 use magma_actors::console::{Answers, Backend, CachedFlare, Intervention};
 use magma_actors::debug::Switch;
+use magma_actors::scrub::{Round, ScrubState};
+use magma_core::engine::Damage;
 use magma_core::error::OpError;
 use magma_core::flare::{Attr, FlareRow, Kind, Layout, LinkRow, LinkState, Name};
 use magma_core::ids::{Epoch, FlareRef, Seq, SliceId, Stamp, VolcanoId};
@@ -44,6 +46,7 @@ pub struct Fake {
     pub interventions: RefCell<Vec<Intervention>>,
     /// What is said of an eviction.
     pub eviction: Cell<&'static str>,
+    scrub: RefCell<ScrubState>,
 }
 
 pub const ROOT_INC: Stamp = Stamp(SliceId(1), Epoch(1), Seq(1));
@@ -110,6 +113,7 @@ impl Fake {
             faults: RefCell::default(),
             interventions: RefCell::default(),
             eviction: Cell::new("Nobody will wait for gromit."),
+            scrub: RefCell::default(),
         };
         let root = fake.flare(key::ROOT, ROOT_INC, Kind::Directory, b"");
         fake.flares.borrow_mut().insert(key::ROOT, root);
@@ -363,6 +367,32 @@ impl Backend for Fake {
         assert!(by.contains("console of"));
         self.interventions.borrow_mut().push(what);
         Box::pin(ready(Ok("Done, in epoch 8.".into())))
+    }
+
+    fn scrubbed(&self) -> BoxFuture<'static, (ScrubState, Damage)> {
+        let lost = self.flares.borrow();
+        let lost = lost.values().filter(|flare| !flare.links.is_empty());
+        let damage = Damage {
+            repaired: 2,
+            under_way: 1,
+            lost: lost
+                .map(|flare| (flare.row.flare_ref(), 4096))
+                .take(1)
+                .collect(),
+        };
+        ready((self.scrub.borrow().clone(), damage)).boxed()
+    }
+    fn scrub_now(&self) {
+        self.scrub.borrow_mut().now = Some(Round {
+            began: 86_400,
+            parts: 128,
+            bytes: 5 << 20,
+            damaged: 1,
+            ..Round::default()
+        });
+    }
+    fn scrub_stop(&self) -> bool {
+        self.scrub.borrow_mut().now.take().is_some()
     }
 
     fn acl(&self) -> Vec<String> {

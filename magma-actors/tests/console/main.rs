@@ -67,6 +67,30 @@ async fn shutdown_of_one_node_and_refusal() {
 }
 
 #[actix::test]
+async fn the_scrub_and_what_is_lost() {
+    let fake = furnished();
+    let (address, _console) = start(&fake);
+    let mut peer = Peer::connect(address).await;
+    let said = peer.ask("scrub").await;
+    assert!(
+        said.contains("scrub: the next begins 1970-01-01 00:00 UTC"),
+        "{said}"
+    );
+    assert!(said.contains("lost blocks: 1\n  /"), "{said}");
+    assert!(said.contains(" at byte 4096\n"), "{said}");
+    let said = peer.ask("scrub now").await;
+    let line = "scrub: 50 % since 1970-01-02 00:00 UTC: 0 files, 5 MByte, 1 block was damaged";
+    assert!(said.contains(line), "{said}");
+    assert_eq!(peer.ask("scrub stop").await, "scrub: given up\n");
+    assert_eq!(peer.ask("scrub stop").await, "scrub: none is under way\n");
+    assert!(
+        peer.ask("scrub soon")
+            .await
+            .contains("usage: scrub [now|stop]")
+    );
+}
+
+#[actix::test]
 async fn what_changes_the_members_is_said_and_asked_first() {
     let fake = furnished();
     let (address, _console) = start(&fake);

@@ -8,7 +8,8 @@
 //!
 //! A read that has met a bad block waits for this, and fails with EIO when nobody has the block.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use bytes::Bytes;
 
@@ -18,7 +19,7 @@ use super::request::RequestState;
 use crate::error::OpError;
 use crate::flare::{FlareRow, Layout};
 use crate::ids::{FlareRef, Stamp, VolcanoId};
-use crate::limits::{IO_MAX, REPAIR_ASK_MS, REPAIR_TRIES, REPAIRS_UNDER_WAY};
+use crate::limits::{BAD_BLOCKS_KEPT, IO_MAX, REPAIR_ASK_MS, REPAIR_TRIES, REPAIRS_UNDER_WAY};
 use crate::store::content::BLOCK;
 use crate::store::{Store, StoreResult};
 use crate::time::Moment;
@@ -52,8 +53,23 @@ struct Repair {
 #[derive(Debug, Default)]
 pub(super) struct Repairs {
     under_way: BTreeMap<Place, Repair>,
-    pub(super) repaired: u64,
-    pub(super) lost: BTreeMap<Place, u64>,
+    repaired: u64,
+    /// Blocks that nobody has right.
+    lost: BTreeSet<Place>,
+    /// The one that was last looked at.
+    looked: Option<Place>,
+}
+
+/// What came of content that did not have its checksum, since the engine was built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// Ranges that came from another volcano.
+    pub repaired: u64,
+    /// Ranges that others are being asked for.
+    pub under_way: u64,
+    /// Blocks that no volcano has right: flares, and offsets in bytes. At most
+    /// [`BAD_BLOCKS_KEPT`] are remembered.
+    pub lost: Vec<(FlareRef, u64)>,
 }
 
 impl<S: Store> Engine<S> {
@@ -72,12 +88,18 @@ impl<S: Store> Engine<S> {
             return Ok(());
         }
         let left = self.holders_of(flare);
-        if self.repairs.under_way.len() >= REPAIRS_UNDER_WAY || left.is_empty() {
-            if let Some(read) = read {
-                self.lost_content(place);
-                return self.finish_op(read.state, Err(OpError::Io));
-            }
-            return Ok(());
+        if self.repairs.under_way.len() >= REPAIRS_UNDER_WAY {
+            return match read {
+                Some(read) => self.finish_op(read.state, Err(OpError::Busy)),
+                None => Ok(()),
+            };
+        }
+        if left.is_empty() {
+            self.lost_content(place, len)?;
+            return match read {
+                Some(read) => self.finish_op(read.state, Err(OpError::Io)),
+                None => Ok(()),
+            };
         }
         let path = self.store.flare(flare.key())?;
         let path = path.map(|row| self.store.content_place(&row));
@@ -130,19 +152,42 @@ impl<S: Store> Engine<S> {
         let Some(repair) = self.repairs.under_way.remove(&place) else {
             return Ok(());
         };
-        self.lost_content(place);
+        self.lost_content(place, repair.len)?;
         for read in repair.waiting {
             self.finish_op(read.state, Err(OpError::Io))?;
         }
         Ok(())
     }
 
-    fn lost_content(&mut self, place: Place) {
-        let (flare, offset) = place;
-        tracing::error!(target: "magma::r", %flare, offset,
-            "a block does not have its checksum, and no volcano that could be asked has it right");
-        if self.repairs.lost.len() < REPAIRS_UNDER_WAY {
-            *self.repairs.lost.entry(place).or_default() += 1;
+    /// Remembers which blocks of a range are still bad.
+    fn lost_content(&mut self, (flare, offset): Place, len: usize) -> StoreResult<()> {
+        for offset in self.bad_blocks((flare, offset), len)? {
+            if self.repairs.lost.len() < BAD_BLOCKS_KEPT
+                && self.repairs.lost.insert((flare, offset))
+            {
+                tracing::error!(target: "magma::r", %flare, offset,
+                    "a block does not have its checksum, and no volcano that could be asked has it right");
+            }
+        }
+        Ok(())
+    }
+
+    /// The offsets of blocks in a range that do not have their sum; none when the flare is gone.
+    fn bad_blocks(&self, (flare, offset): Place, len: usize) -> StoreResult<Vec<u64>> {
+        let (Some(content), Some(row)) = (self.store.content(), self.content_row(flare)?) else {
+            return Ok(Vec::new());
+        };
+        let bad = content.read_checked(flare, 0, offset, len)?.bad;
+        let bad = bad.into_iter().map(|block| block.saturating_mul(BLOCK));
+        Ok(bad.filter(|offset| *offset < row.size).collect())
+    }
+
+    /// What became of damaged content.
+    pub fn damage(&self) -> Damage {
+        Damage {
+            repaired: self.repairs.repaired,
+            under_way: self.repairs.under_way.len() as u64,
+            lost: self.repairs.lost.iter().copied().collect(),
         }
     }
 
@@ -261,7 +306,6 @@ impl<S: Store> Engine<S> {
         tracing::warn!(target: "magma::r", %flare, offset, from = %self.lava.nick(from),
             "a block that did not have its checksum was repaired from another volcano");
         self.repairs.repaired += 1;
-        self.repairs.lost.remove(&place);
         let waiting = self.repairs.under_way.remove(&place);
         for read in waiting.into_iter().flat_map(|repair| repair.waiting) {
             self.read_again(flare, read);
@@ -290,11 +334,52 @@ impl<S: Store> Engine<S> {
         for place in late {
             self.ask_next(place)?;
         }
+        self.look_at_lost()?;
         let Some(content) = self.store.content() else {
             return Ok(());
         };
-        for (flare, offset) in content.take_bad() {
-            self.bad_content(flare, (offset, BLOCK as usize), None)?;
+        // What finds no room waits where it is, and whoever looks for more waits with it.
+        let room = REPAIRS_UNDER_WAY.saturating_sub(self.repairs.under_way.len());
+        let mut ranges: Vec<(Place, usize)> = Vec::new();
+        for (flare, offset) in content.take_bad(room) {
+            match ranges.last_mut() {
+                Some(((last, start), len))
+                    if *last == flare && *start + *len as u64 == offset && *len < IO_MAX =>
+                {
+                    *len += BLOCK as usize;
+                }
+                _ => ranges.push(((flare, offset), BLOCK as usize)),
+            }
+        }
+        for (place, len) in ranges {
+            // Of what is being filled the owner has newer content, and sends it.
+            if self.holds_all_of(place.0) && !self.bad_blocks(place, len)?.is_empty() {
+                self.bad_content(place.0, (place.1, len), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn holds_all_of(&self, flare: FlareRef) -> bool {
+        let slice = self.lava.slice_of(flare.key());
+        slice.is_some_and(|slice| {
+            slice.owner == self.me || slice.in_sync().any(|copy| copy == self.me)
+        })
+    }
+
+    /// Looks at one of the lost blocks: it may have been written anew, or removed.
+    fn look_at_lost(&mut self) -> StoreResult<()> {
+        let lost = &self.repairs.lost;
+        let next = match self.repairs.looked {
+            Some(place) => lost.range((Excluded(place), Unbounded)).next(),
+            None => lost.first(),
+        };
+        let next = next.copied();
+        self.repairs.looked = next;
+        if let Some(place) = next
+            && self.bad_blocks(place, BLOCK as usize)?.is_empty()
+        {
+            self.repairs.lost.remove(&place);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! | `sums` | a checksum for each block, in a file beside the content |
 //! | `in_flight` | which blocks are being written, should the process end |
 //! | `space` | cutting, holes, and where they are |
+//! | [`scrub`] | looking at what nobody reads |
 //! | `open_files` | the bounded cache of open descriptors |
 //!
 //! [`ContentFiles`] is a handle that any thread may use. Only the store's writer creates,
@@ -17,6 +18,7 @@ mod in_flight;
 mod largest_file;
 pub mod name;
 mod open_files;
+pub mod scrub;
 mod space;
 mod sums;
 mod transfer;
@@ -199,9 +201,17 @@ impl ContentFiles {
         }
     }
 
-    /// Takes what the writer has found to be bad: flares, and offsets of blocks.
-    pub fn take_bad(&self) -> BTreeSet<(FlareRef, u64)> {
-        std::mem::take(&mut *lock(&self.shared.bad))
+    /// Takes what the writer and the scrub have found to be bad, at most so many: flares, and
+    /// offsets of blocks, in order.
+    pub fn take_bad(&self, most: usize) -> BTreeSet<(FlareRef, u64)> {
+        let mut bad = lock(&self.shared.bad);
+        match bad.iter().nth(most).copied() {
+            Some(next) => {
+                let rest = bad.split_off(&next);
+                std::mem::replace(&mut *bad, rest)
+            }
+            None => std::mem::take(&mut *bad),
+        }
     }
 
     /// After a stop that was not orderly: makes the sums of the blocks right that were being

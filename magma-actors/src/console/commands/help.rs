@@ -151,6 +151,15 @@ const GROUPS: [Group; 4] = [
                 "Flares whose parent is not in memory come after the tree, with their key.",
             ),
             entry(
+                "scrub",
+                "scrub [now|stop]",
+                "damaged content, and looking for it",
+                "Every week a volcano compares all content that it holds with its checksums, \
+                 slowly: `now` begins at once and goes faster, `stop` gives up until the next \
+                 time. What is damaged comes from another volcano by itself; blocks that no \
+                 volcano has right are listed, as found since this volcano was started.",
+            ),
+            entry(
                 "print debug",
                 "print debug",
                 "the debug channels, with a mark if open",

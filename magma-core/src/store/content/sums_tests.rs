@@ -8,10 +8,12 @@ use proptest::{collection, proptest};
 
 use super::in_flight::Span;
 use super::name::FileId;
+use super::scrub::Scrubbed;
 use super::sums::BLOCK_LEN;
 use super::tests::{files, flare};
 use super::{BLOCK, ContentFiles, OpenOptions};
 use crate::ids::FlareRef;
+use crate::limits::SCRUB_PIECE;
 use crate::store::StoreError;
 
 /// Changes a byte behind the store's back.
@@ -70,7 +72,7 @@ fn writing_beside_what_is_lost_does_not_make_it_good() {
     files.truncate(file, 0, 3000).expect("cuts");
     assert_eq!(bad(&files, file), [0]);
     assert_eq!(
-        files.take_bad().into_iter().collect::<Vec<_>>(),
+        files.take_bad(99).into_iter().collect::<Vec<_>>(),
         [(file, 0)]
     );
     files.truncate(file, 0, 0).expect("cuts");
@@ -218,4 +220,78 @@ proptest! {
             assert_eq!(data, model);
         }
     }
+}
+
+#[test]
+fn a_scrub_finds_what_nobody_has_read() {
+    let (_dir, files) = files();
+    let file = flare("/a");
+    let id = FileId(file, 0);
+    let len = 2 * SCRUB_PIECE + 3 * BLOCK_LEN + 100;
+    let data: Vec<u8> = (0..len).map(|n| (n / 7) as u8).collect();
+    files.write_at(file, 0, 0, &data).expect("writes");
+    files.sync(file).expect("syncs");
+    let part = file.key().0[0];
+    let listed = files.files_of_part(part).expect("lists");
+    assert_eq!(listed.into_iter().collect::<Vec<_>>(), [id]);
+    assert!(files.files_of_part(!part).expect("lists").is_empty());
+    let walk = || {
+        let mut all = Scrubbed::default();
+        while !all.end {
+            let found = files.scrub(id, all.bytes).expect("scrubs");
+            all.bytes += found.bytes;
+            all.damaged += found.damaged;
+            all.rewritten += found.rewritten;
+            all.end = found.end;
+        }
+        all
+    };
+    let clean = Scrubbed {
+        bytes: len as u64,
+        end: true,
+        ..Scrubbed::default()
+    };
+    assert_eq!(walk(), clean);
+    // Through the page cache and past it, in the middle, at a border, in the last part of a block.
+    let last = len as u64 - 1;
+    let offsets = [5 * BLOCK + 7, SCRUB_PIECE as u64, last];
+    for offset in offsets {
+        flip(&files, file, offset);
+    }
+    assert_eq!((walk().damaged, walk().rewritten), (3, 0));
+    let blocks = offsets.map(|offset| (file, offset - offset % BLOCK));
+    assert_eq!(files.bad_waiting(), 3);
+    assert_eq!(
+        files.take_bad(1).into_iter().collect::<Vec<_>>(),
+        [blocks[0]]
+    );
+    assert_eq!(
+        files.take_bad(9).into_iter().collect::<Vec<_>>(),
+        blocks[1..]
+    );
+    assert_eq!(files.bad_waiting(), 0);
+    files.truncate(file, 0, 0).expect("cuts");
+    files.write_at(file, 0, 0, &data).expect("writes");
+    assert_eq!(walk(), clean);
+}
+
+#[test]
+fn a_scrub_finds_a_file_that_is_gone_and_sums_that_are() {
+    let (_dir, files) = files();
+    let (gone, bare) = (flare("/gone"), flare("/bare"));
+    for file in [gone, bare] {
+        files
+            .write_at(file, 0, 0, &[7; 2 * BLOCK_LEN])
+            .expect("writes");
+    }
+    fs::remove_file(files.path(gone, 0)).expect("removes");
+    fs::remove_file(FileId(bare, 0).sums_path(files.directory())).expect("removes");
+    let again = ContentFiles::open(files.directory()).expect("opens");
+    for file in [gone, bare] {
+        let part = file.key().0[0];
+        assert_eq!(again.files_of_part(part).expect("lists").len(), 1);
+        let found = again.scrub(FileId(file, 0), 0).expect("scrubs");
+        assert_eq!((found.damaged, found.rewritten, found.end), (2, 0, true));
+    }
+    assert_eq!(again.bad_waiting(), 4);
 }

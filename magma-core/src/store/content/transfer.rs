@@ -110,6 +110,8 @@ impl ContentFiles {
             let from = offset.max(start);
             let upto = end.min(start.saturating_add(BLOCK));
             let new = &data[(from - offset) as usize..(upto - offset) as usize];
+            // Even if it is all that there is of the last block: a file that has lost its end
+            // looks the same.
             if new.len() == BLOCK_LEN {
                 sums.push(sum_of(new));
                 continue;
@@ -318,6 +320,14 @@ impl ContentFiles {
     }
 }
 
+/// Whether the disk says that it has lost what was written there.
+fn is_unreadable(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::EBADMSG | libc::EUCLEAN)
+    )
+}
+
 /// The bytes asked for, of whole blocks.
 fn wanted(data: Vec<u8>, offset: u64, len: usize) -> Bytes {
     let data = Bytes::from(data);
@@ -327,10 +337,14 @@ fn wanted(data: Vec<u8>, offset: u64, len: usize) -> Bytes {
 }
 
 impl OpenFile {
-    /// A block as it is, filled with zeros, and whether it has its sum.
+    /// A block as it is, filled with zeros, and whether it has its sum. One that the disk cannot
+    /// read is zeros, and bad.
     pub(super) fn block(&self, block: u64) -> io::Result<(Vec<u8>, bool)> {
         let mut data = vec![0; BLOCK_LEN];
-        read_full(&self.file, &mut data, block.saturating_mul(BLOCK))?;
+        match read_full(&self.file, &mut data, block.saturating_mul(BLOCK)) {
+            Err(error) if is_unreadable(&error) => return Ok((vec![0; BLOCK_LEN], false)),
+            read => read?,
+        };
         let sums = self.sums.read(block, 1)?;
         let good = sums.first() == Some(&sum_of(&data));
         Ok((data, good))
@@ -347,7 +361,14 @@ impl OpenFile {
         // Not more memory than there is content: `len` may come from a client.
         let wanted = there.min(end.saturating_mul(BLOCK)).saturating_sub(start);
         let mut data = vec![0; usize::try_from(wanted).map_err(io::Error::other)?];
-        let found = read_full(&self.file, &mut data, start)?;
+        let found = match read_full(&self.file, &mut data, start) {
+            // The second look finds out which of them.
+            Err(error) if is_unreadable(&error) => {
+                let end = first.saturating_add(data.len().div_ceil(BLOCK_LEN) as u64);
+                return Ok((data, first, (first..end).collect()));
+            }
+            read => read?,
+        };
         let sums = self.sums.read(first, data.len().div_ceil(BLOCK_LEN))?;
         let blocks = data.chunks(BLOCK_LEN).zip(sums).zip(first..);
         let bad: Vec<u64> = blocks
