@@ -118,6 +118,12 @@ impl Cluster {
         check(self.network.add_volcano_after(contact))
     }
 
+    /// One more volcano, which votes only.
+    #[track_caller]
+    pub fn join_as_arbiter(&mut self) -> &mut VolcanoProcess {
+        check(self.network.add_arbiter(0))
+    }
+
     /// An address of this cluster's: that of the volcano of this number, or a free one past
     /// the last (a block has eight).
     pub fn addr(&self, at: usize) -> Ipv4Addr {

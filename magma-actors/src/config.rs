@@ -113,6 +113,7 @@ impl InfoChanges {
             port: self.port.unwrap_or(before.port),
             bandwidth_kbit: self.bandwidth_kbit.unwrap_or(before.bandwidth_kbit),
             storage_bytes: self.storage_bytes.unwrap_or(before.storage_bytes),
+            arbiter: before.arbiter,
         }
     }
 }
@@ -376,6 +377,7 @@ mod tests {
             port: DEFAULT_PORT,
             bandwidth_kbit: 1,
             storage_bytes: 2,
+            arbiter: false,
         };
         assert_eq!(InfoChanges::default().over(&before), before);
         let moved = InfoChanges {

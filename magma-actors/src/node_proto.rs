@@ -256,12 +256,14 @@ impl Service for NodeService {
                 tracing::info!(target: "magma::n", nick = %info.nick, from = %connection.peer(), "wants to join after this volcano");
                 // Its first answer may have got lost: who is in already, and never owned
                 // anything, is told so again. One that did is another who has lost its directory:
-                // the agreement must not take it for the one that remembers.
+                // the agreement must not take it for the one that remembers. Of an arbiter nobody
+                // can tell.
                 let lava = self.node.lava();
                 let again = lava.volcanos.iter().find(|volcano| {
                     let mut slices = lava.slices.iter();
                     let owns = |s: &Slice| s.owner == volcano.id || s.home == volcano.id;
-                    volcano.info == *info && !volcano.down && !slices.any(owns)
+                    let may = !volcano.down && !volcano.info.arbiter;
+                    may && volcano.info == *info && !slices.any(owns)
                 });
                 if let Some(volcano) = again {
                     let answer = NodeAnswer::Joined(volcano.id, Box::new((*lava).clone()));

@@ -85,7 +85,7 @@ pub fn waiting(node: &Node) -> Option<Waiting> {
         return Some(Waiting::ForCoordinator(name(coordinator)));
     }
     let has_slice = |id| lava.slices.iter().any(|s| s.owner == id || s.home == id);
-    if !has_slice(node.id) {
+    if !has_slice(node.id) && !lava.is_arbiter(node.id) {
         return Some(Waiting::ForSlice);
     }
     None

@@ -80,6 +80,9 @@ pub struct MagmadFlags {
     /// With -b: copies of each slice beside its owner [default: 1]
     #[arg(long = "redundancy", value_name = "N", value_parser = clap::value_parser!(u8).range(..=REDUNDANCY_MAX as i64))]
     redundancy: Option<u8>,
+    /// With -r: vote only, and hold no keys: the third of two volcanos, so that either can fail
+    #[arg(long = "arbiter")]
+    arbiter: bool,
     /// Seconds after which a dead volcano is evicted: its copies are made anew on others; 0: never [default: 600]
     #[arg(long = "evict-after", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=u64::from(u32::MAX)))]
     evict_after: Option<u64>,
@@ -134,6 +137,9 @@ impl MagmadFlags {
         if self.redundancy.is_some() && !self.bootstrap {
             return usage("--redundancy is decided when the network begins, with -b");
         }
+        if self.arbiter && self.remote.is_none() {
+            return usage("--arbiter is decided when a volcano joins a network, with -r");
+        }
         let Some(dir) = self.dir else {
             return usage("the directory of the store is missing: give it with -d");
         };
@@ -168,7 +174,10 @@ impl MagmadFlags {
         let evict_after = self.evict_after.unwrap_or(DEFAULT_EVICT_AFTER);
         let start = match contact {
             Some(contact) => Start::Join {
-                me: complete(told, Some(&contact))?,
+                me: VolcanoInfo {
+                    arbiter: self.arbiter,
+                    ..complete(told, Some(&contact))?
+                },
                 contact,
             },
             None if self.bootstrap => Start::Bootstrap {
@@ -224,6 +233,7 @@ fn complete(told: InfoChanges, contact: Option<&HostPort>) -> Result<VolcanoInfo
         port: told.port.unwrap_or(DEFAULT_PORT),
         bandwidth_kbit: told.bandwidth_kbit.unwrap_or(DEFAULT_BANDWIDTH_KBIT),
         storage_bytes: told.storage_bytes.unwrap_or(0),
+        arbiter: false,
     })
 }
 
@@ -301,6 +311,8 @@ mod tests {
             ("magmad -d /x -k k -b -r h", "-b begins"),
             ("magmad -d /x -k k --key-file f -b", "not both"),
             ("magmad -d /x -k k --redundancy 2", "--redundancy"),
+            ("magmad -d /x -k k -b --arbiter", "--arbiter"),
+            ("magmad -d /x -k k --arbiter", "--arbiter"),
             ("magmad -d /x -k k -b -i here", "here"),
             ("magmad -d /x -k k -b -i 0.0.0.0", "0.0.0.0"),
             ("magmad -d /x -k k -b -n a/b", "nickname"),

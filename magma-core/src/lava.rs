@@ -65,6 +65,9 @@ pub struct VolcanoInfo {
     pub bandwidth_kbit: u64,
     /// Declared storage in bytes; 0 when not declared.
     pub storage_bytes: u64,
+    /// It votes, and holds no keys: the third of two volcanos.
+    #[serde(default)]
+    pub arbiter: bool,
 }
 
 impl VolcanoInfo {
@@ -187,6 +190,11 @@ impl Lava {
             .find(|volcano| volcano.info.nick == nick)
     }
 
+    /// Whether a member only votes.
+    pub fn is_arbiter(&self, id: VolcanoId) -> bool {
+        self.volcano(id).is_some_and(|volcano| volcano.info.arbiter)
+    }
+
     /// The nickname of a member, or its number for one that is gone.
     pub fn nick(&self, id: VolcanoId) -> String {
         self.volcano(id)
@@ -211,7 +219,7 @@ impl Lava {
     pub fn wanted_copies(&self, slice: &Slice) -> Vec<VolcanoId> {
         std::iter::once(slice.home)
             .chain(self.followers(slice.home))
-            .filter(|id| *id != slice.owner && !self.is_evicted(*id))
+            .filter(|id| *id != slice.owner && !self.is_evicted(*id) && !self.is_arbiter(*id))
             .take(usize::from(self.redundancy))
             .collect()
     }
@@ -222,8 +230,8 @@ impl Lava {
     }
 
     /// Who votes in the agreement: the coordinator and the volcanos after it, three in all, five
-    /// from five volcanos on; the living before the dead, the evicted not at all. Of two only the coordinator, as they could
-    /// not outvote each other.
+    /// from five volcanos on; the living before the dead, those that hold keys before the arbiters,
+    /// the evicted not at all. Of two only the coordinator, as they could not outvote each other.
     pub fn voters(&self) -> std::collections::BTreeSet<VolcanoId> {
         let counts = |id: &VolcanoId| !self.is_evicted(*id);
         let count = match self.volcanos.iter().filter(|v| counts(&v.id)).count() {
@@ -238,7 +246,7 @@ impl Lava {
             .chain(self.followers(coordinator))
             .filter(counts)
             .collect();
-        ring.sort_by_key(|id| self.is_down(*id));
+        ring.sort_by_key(|id| (self.is_down(*id), self.is_arbiter(*id)));
         ring.into_iter().take(count).collect()
     }
 

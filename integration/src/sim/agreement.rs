@@ -85,5 +85,6 @@ fn info(number: u64) -> VolcanoInfo {
         port: 12000,
         bandwidth_kbit: 0,
         storage_bytes: 0,
+        arbiter: false,
     }
 }

@@ -201,6 +201,9 @@ pub fn volcano(
             }
         ),
     ];
+    if info.arbiter {
+        lines.push("arbiter: yes".to_owned());
+    }
     for slice in lava.owned_by(volcano.id) {
         lines.push(format!("start: {}", slice.start));
         lines.push(format!("stop: {}", slice.end));

@@ -15,6 +15,7 @@ fn member(id: u64, nick: &str, last: u8) -> Volcano {
             port: 12000,
             bandwidth_kbit: 1024,
             storage_bytes: 0,
+            arbiter: false,
         },
         down: false,
         evicted: false,

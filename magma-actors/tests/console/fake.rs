@@ -61,6 +61,7 @@ fn volcano(id: u64, nick: &str) -> Volcano {
             port: 12000,
             bandwidth_kbit: 1024,
             storage_bytes: 0,
+            arbiter: false,
         },
         down: false,
         evicted: false,

@@ -79,6 +79,12 @@ impl Network {
         self.add(&how)
     }
 
+    /// Adds a volcano that votes and holds no keys.
+    pub fn add_arbiter(&mut self, contact: usize) -> Result<&mut VolcanoProcess, LaunchError> {
+        let how = How::JoinAsArbiter(self.volcanos[contact].site().addr);
+        self.add(&how)
+    }
+
     fn add(&mut self, how: &How) -> Result<&mut VolcanoProcess, LaunchError> {
         let site = self.site(self.volcanos.len());
         let volcano = VolcanoProcess::start(&self.plan.programs, &site, how)?;

@@ -42,6 +42,8 @@ pub enum How {
     },
     /// Join after the volcano at this address.
     Join(Ipv4Addr),
+    /// The same, to vote only.
+    JoinAsArbiter(Ipv4Addr),
     /// Come back.
     Restart,
 }
@@ -79,6 +81,10 @@ impl VolcanoProcess {
             }
             How::Join(contact) => {
                 command.args(identity).args(["-r", &contact.to_string()]);
+            }
+            How::JoinAsArbiter(contact) => {
+                command.args(identity).arg("--arbiter");
+                command.args(["-r", &contact.to_string()]);
             }
             How::Restart => {}
         }

@@ -45,6 +45,7 @@ fn info(number: u8) -> Box<VolcanoInfo> {
         port: 12000,
         bandwidth_kbit: 0,
         storage_bytes: 0,
+        arbiter: false,
     })
 }
 

@@ -158,6 +158,7 @@ mod tests {
     use crate::agreement::Change;
     use crate::ids::SliceId;
     use crate::lava::copies::{CopyPlan, copy_plan};
+    use crate::lava::join::newcomer_after;
     use crate::lava::samples::{after, apply, founded, info};
 
     const W: VolcanoId = VolcanoId(1);
@@ -220,6 +221,37 @@ mod tests {
         assert_eq!((gone.slices[0].owner, gone.slices[0].home), (G, G));
         assert_eq!(gone.volcanos.len(), 2);
         assert_eq!(gone.check(), Ok(()));
+    }
+
+    #[test]
+    fn an_arbiter_votes_and_holds_nothing() {
+        let lava = founded("wallace", 1);
+        let lava = apply(&lava, &[after(&lava, "gromit", 1)]);
+        let mut arbiter = info("feathers", 9);
+        arbiter.arbiter = true;
+        let volcano = Box::new(arbiter);
+        let lava = apply(&lava, &[Change::Join { volcano, after: W }]);
+        let feathers = P;
+        assert!(lava.is_arbiter(feathers));
+        assert_eq!(lava.voters(), [W, G, feathers].into());
+        // It stands between the two, and nothing is put on it.
+        assert_eq!(lava.wanted_copies(&lava.slices[0]), [G]);
+        assert_eq!(newcomer_after(&lava, W), Some(G));
+        let (slice, volcano) = (SLICE, feathers);
+        let refused = lava.apply(&Change::AddCopy { slice, volcano });
+        assert!(refused.is_err_and(|why| why.to_string().contains("arbiter")));
+        let mut wrong = lava.clone();
+        wrong.slices[0].owner = feathers;
+        assert!(wrong.check().is_err());
+        let mut plain = lava.volcano(feathers).expect("a member").info.clone();
+        plain.arbiter = false;
+        assert!(
+            lava.apply(&Change::Update(feathers, Box::new(plain)))
+                .is_err()
+        );
+        // Of four, three hold keys, and those vote.
+        let lava = apply(&lava, &[after(&lava, "penguin", 2)]);
+        assert_eq!(lava.voters(), [W, G, VolcanoId(4)].into());
     }
 
     #[test]

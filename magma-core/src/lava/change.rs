@@ -95,6 +95,11 @@ impl Lava {
             ));
         }
         check_info(info)?;
+        if info.arbiter {
+            return Err(ChangeRefused::Impossible(
+                "an arbiter holds no keys: it cannot begin a network".into(),
+            ));
+        }
         // Numbers begin at 1, so that 0 never names anything: a default that slips into a
         // message is then an unknown volcano, slice or session, not the first one.
         let (first, second) = (1, 2);
@@ -154,6 +159,12 @@ impl Lava {
         check_info(info)?;
         self.check_free(info, Some(id))?;
         let at = self.position_of(id)?;
+        if self.volcanos[at].info.arbiter != info.arbiter {
+            return Err(ChangeRefused::Impossible(format!(
+                "whether {} is an arbiter was decided when it joined",
+                info.nick
+            )));
+        }
         self.volcanos[at].info = info.clone();
         Ok(())
     }
@@ -186,6 +197,12 @@ impl Lava {
     fn add_copy(&mut self, id: SliceId, volcano: VolcanoId) -> Result<(), ChangeRefused> {
         self.position_of(volcano)?;
         self.refuse_down(volcano)?;
+        if self.is_arbiter(volcano) {
+            return Err(ChangeRefused::Impossible(format!(
+                "{} is an arbiter: it holds no keys",
+                self.nick(volcano)
+            )));
+        }
         let slice = self.slice_mut(id)?;
         if slice.owner == volcano {
             return Err(ChangeRefused::Impossible(format!(

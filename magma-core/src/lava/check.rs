@@ -157,6 +157,12 @@ impl Lava {
                         slice.id
                     )));
                 }
+                if self.is_arbiter(holder) {
+                    return Err(impossible(format!(
+                        "slice {} is on volcano {holder}, which is an arbiter",
+                        slice.id
+                    )));
+                }
                 if !holders.insert(holder) {
                     return Err(impossible(format!(
                         "slice {} is twice on volcano {holder}",

@@ -15,7 +15,8 @@ use super::{Lava, Slice};
 /// that was dead gets back what it had.
 pub fn newcomer_after(lava: &Lava, me: VolcanoId) -> Option<VolcanoId> {
     lava.owned_by(me).next()?;
-    let next = lava.followers(me).find(|id| !lava.is_evicted(*id))?;
+    let holds_keys = |id: &VolcanoId| !lava.is_evicted(*id) && !lava.is_arbiter(*id);
+    let next = lava.followers(me).find(holds_keys)?;
     let has_one = lava
         .slices
         .iter()

@@ -13,6 +13,7 @@ pub(crate) fn info(nick: &str, host: u8) -> VolcanoInfo {
         port: 12000,
         bandwidth_kbit: 0,
         storage_bytes: 0,
+        arbiter: false,
     }
 }
 

@@ -120,6 +120,7 @@ pub(crate) mod tests {
                 port: 12_000 + 10 * id as u16,
                 bandwidth_kbit: 0,
                 storage_bytes: 1 << 30,
+                arbiter: false,
             },
             down: false,
             evicted: false,

@@ -63,6 +63,7 @@ fn lava() -> Lava {
             port: 1,
             bandwidth_kbit: 0,
             storage_bytes: 0,
+            arbiter: false,
         },
         down: false,
         evicted: false,
