@@ -233,6 +233,12 @@ impl Cluster {
         check(self.network.join_anew(at, contact));
     }
 
+    /// Starts one that has ended as an empty one, in the network that has gone on without it.
+    #[track_caller]
+    pub fn rejoin(&mut self, at: usize) {
+        check(self.network.rejoin(at));
+    }
+
     /// Calls `done` until it gives a value; panics with what was waited for after the limit.
     #[track_caller]
     pub fn eventually<T>(what: &str, done: impl FnMut() -> Option<T>) -> T {

@@ -28,7 +28,7 @@ use magma_core::ids::{Epoch, VolcanoId};
 use magma_core::lava::Lava;
 use magma_core::limits::ELECTION_MS;
 use magma_core::store::StoreError;
-use magma_core::store::raft_log::RaftLog;
+use magma_core::store::raft_log::{FOUNDER, RaftLog};
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
 use tokio::runtime::Handle;
@@ -111,17 +111,19 @@ pub enum GroupError {
 
 impl Group {
     /// Starts the part of this volcano over what is in its directory. Whoever has founded the
-    /// network founds the group; all others are taken in by who leads.
+    /// network, or its generation, founds the group; all others are taken in by who leads.
     pub fn start(
         dir: &Path,
         me: VolcanoId,
         lava: &Lava,
         link: NodeLink,
     ) -> Result<Arc<Group>, GroupError> {
-        let log = Arc::new(Mutex::new(RaftLog::open(dir)?));
+        let log = RaftLog::open(dir)?;
+        let founder = matches!(lava.volcanos.as_slice(), [one] if one.id == me)
+            || log.value(FOUNDER)?.is_some();
+        let log = Arc::new(Mutex::new(log));
         let thread = RuntimeThread::start("magma-raft")?;
         let handle = thread.handle().clone();
-        let founder = matches!(lava.volcanos.as_slice(), [one] if one.id == me);
         let (lava_told, lavas) = watch::channel(Arc::new(lava.clone()));
         let founded = Arc::new(AtomicBool::new(false));
         let (done, made) = std::sync::mpsc::channel();

@@ -16,13 +16,13 @@ use magma_core::op::{Answer, Credentials, Op};
 use magma_core::wire::codec;
 use magma_core::wire::flare_protocol::Request;
 use magma_core::wire::node_protocol::{NodeCall, VolcanoStatus};
-use tokio::sync::Notify;
 
 use crate::console::{Backend, CachedFlare, Intervention};
 use crate::flare::{ClientRequest, ReplyTo};
+use crate::generation::Afterwards;
 use crate::intervention;
 use crate::node::{Node, post};
-use crate::readiness::waiting;
+use crate::readiness::{stands_still, waiting};
 use crate::scrub::ScrubState;
 use crate::supervision::Panic;
 use crate::supervision::fault::{FaultsOff, faults_allowed};
@@ -35,13 +35,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The console's view of a volcano.
 pub struct ConsoleBackend {
     node: Arc<Node>,
-    end: Arc<Notify>,
 }
 
 impl ConsoleBackend {
-    /// The view; `end` ends the volcano in order.
-    pub fn new(node: Arc<Node>, end: Arc<Notify>) -> ConsoleBackend {
-        ConsoleBackend { node, end }
+    /// The view.
+    pub fn new(node: Arc<Node>) -> ConsoleBackend {
+        ConsoleBackend { node }
     }
 }
 
@@ -59,9 +58,7 @@ impl Backend for ConsoleBackend {
     }
 
     fn leader(&self) -> Option<VolcanoId> {
-        // Who led before a restart counts only once a majority follows it again.
-        let group = &self.node.group;
-        group.leader().filter(|_| group.is_led())
+        self.node.leader()
     }
 
     fn phase(&self) -> String {
@@ -69,7 +66,10 @@ impl Backend for ConsoleBackend {
             return "ending".into();
         }
         if self.node.is_ready() {
-            return "ready".into();
+            return match self.node.leader() {
+                Some(_) => "ready".into(),
+                None => stands_still(&self.node),
+            };
         }
         waiting(&self.node).map_or_else(|| "ready".into(), |reason| reason.to_string())
     }
@@ -135,7 +135,7 @@ impl Backend for ConsoleBackend {
     }
 
     fn shutdown(&self, whole_network: bool, by: String) -> BoxFuture<'static, Result<(), String>> {
-        let (node, end) = (self.node.clone(), self.end.clone());
+        let node = self.node.clone();
         async move {
             tracing::info!(by, whole_network, "shutdown was asked on the console");
             if whole_network {
@@ -158,7 +158,7 @@ impl Backend for ConsoleBackend {
                 });
                 futures::future::join_all(told).await;
             }
-            end.notify_one();
+            node.end(Afterwards::Nothing);
             Ok(())
         }
         .boxed()

@@ -53,7 +53,7 @@ pub struct VolcanoConfig {
     pub evict_after: Option<Duration>,
 }
 
-/// The three ways to start.
+/// The ways to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// Begin a lava network of one volcano (`-b`).
@@ -69,6 +69,14 @@ pub enum Start {
         me: VolcanoInfo,
         /// The volcano to contact.
         contact: HostPort,
+    },
+    /// Join the network that has gone on without this volcano (`--rejoin`): what is on the disk is
+    /// kept aside.
+    Rejoin {
+        /// What has changed since.
+        changes: InfoChanges,
+        /// The volcano to contact; any other that was a member when none is named.
+        contact: Option<HostPort>,
     },
     /// Come back with what is on the disk (neither `-b` nor `-r`).
     Restart {

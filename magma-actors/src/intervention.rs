@@ -10,6 +10,7 @@ use magma_core::lava::{Lava, Volcano};
 
 use crate::agreement::Undecided;
 use crate::console::Intervention;
+use crate::generation;
 use crate::keyspace::{Decided, ProposeChange};
 use crate::node::{Node, post};
 
@@ -20,7 +21,14 @@ const DECISION: Duration = Duration::from_secs(10);
 pub struct Plan {
     /// What it would do, in sentences.
     pub says: Vec<String>,
-    changes: Vec<Change>,
+    does: Does,
+}
+
+enum Does {
+    /// Changes of the lava, one after the other.
+    Propose(Vec<Change>),
+    /// The first lava of another generation.
+    Begin(Box<Lava>),
 }
 
 /// What an intervention would do now; or why it cannot be done.
@@ -39,7 +47,7 @@ pub fn plan(node: &Node, what: &Intervention) -> Result<Plan, String> {
             ];
             Ok(Plan {
                 says,
-                changes: vec![change],
+                does: Does::Propose(vec![change]),
             })
         }
         Intervention::Forget(nick) => {
@@ -52,9 +60,10 @@ pub fn plan(node: &Node, what: &Intervention) -> Result<Plan, String> {
             ];
             Ok(Plan {
                 says,
-                changes: vec![change],
+                does: Does::Propose(vec![change]),
             })
         }
+        Intervention::TakeOver => take_over(node, &lava),
         Intervention::Proceed => {
             if node.network_serves() {
                 return Err("the network serves: who is dead is found out without you".into());
@@ -80,10 +89,71 @@ pub fn plan(node: &Node, what: &Intervention) -> Result<Plan, String> {
             }
             Ok(Plan {
                 says,
-                changes: missing.into_iter().map(Change::Down).collect(),
+                does: Does::Propose(missing.into_iter().map(Change::Down).collect()),
             })
         }
     }
+}
+
+/// What a takeover would do now.
+fn take_over(node: &Node, lava: &Lava) -> Result<Plan, String> {
+    let next = generation::planned(node)?;
+    let ids = |lava: &Lava| lava.volcanos.iter().map(|v| v.id).collect::<Vec<_>>();
+    let gone: Vec<VolcanoId> = ids(lava)
+        .into_iter()
+        .filter(|id| next.volcano(*id).is_none())
+        .collect();
+    let mut says = vec![format!(
+        "{} will go on as generation {} of lava network {}, without {}.",
+        nicks(lava, &ids(&next)),
+        next.generation,
+        next.network,
+        nicks(lava, &gone)
+    )];
+    for id in &gone {
+        let coordinates = match lava.coordinator() == Some(*id) {
+            true => ", which coordinated,",
+            false => "",
+        };
+        says.push(match node.last_heard(*id) {
+            Some(ago) => format!(
+                "{}{coordinates} was last heard of {} ago.",
+                lava.nick(*id),
+                span(ago)
+            ),
+            None => format!(
+                "{}{coordinates} was not heard of since this volcano was started, {} ago.",
+                lava.nick(*id),
+                span(node.age())
+            ),
+        });
+    }
+    says.push("Everything that was written since may be lost.".into());
+    says.push(format!(
+        "Make sure that {} does not run anywhere: a mount that reaches it alone would see another \
+         truth. Its directory is refused from now on; with --rejoin it comes back as empty.",
+        nicks(lava, &gone)
+    ));
+    Ok(Plan {
+        says,
+        does: Does::Begin(Box::new(next)),
+    })
+}
+
+/// A span of time, for a person: rounded, so that it is the same a moment later.
+fn span(time: Duration) -> String {
+    let (count, unit) = match time.as_secs() {
+        secs @ 0..120 => {
+            return match secs {
+                0..60 => "less than a minute".into(),
+                _ => "a minute".into(),
+            };
+        }
+        secs @ 120..7200 => (secs / 60, "minutes"),
+        secs @ 7200..172_800 => (secs / 3600, "hours"),
+        secs => (secs / 86_400, "days"),
+    };
+    format!("{count} {unit}")
 }
 
 /// Does what can be done; what has come of it.
@@ -91,8 +161,19 @@ pub async fn carry_out(node: Arc<Node>, what: Intervention, by: String) -> Resul
     // The network may have changed since it was explained.
     let plan = plan(&node, &what)?;
     tracing::warn!(target: "magma::n", by, ?what, "asked for on the console");
+    let changes = match plan.does {
+        Does::Propose(changes) => changes,
+        Does::Begin(next) => {
+            let begun = generation::begin(&node, &next, true).await;
+            begun.map_err(|why| why.to_string())?;
+            return Ok(format!(
+                "Done: this volcano starts anew, in generation {}.",
+                next.generation
+            ));
+        }
+    };
     let mut epoch = node.lava().epoch;
-    for change in plan.changes {
+    for change in changes {
         let lava = propose(&node, change)
             .await
             .map_err(|why| why.to_string())?;
@@ -139,5 +220,9 @@ fn missing(node: &Node, lava: &Lava) -> Vec<VolcanoId> {
 
 fn nicks(lava: &Lava, ids: &[VolcanoId]) -> String {
     let nicks: Vec<String> = ids.iter().map(|id| lava.nick(*id)).collect();
-    nicks.join(" and ")
+    match nicks.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        None => "nobody".into(),
+    }
 }

@@ -28,6 +28,7 @@ pub mod console;
 pub mod debug;
 pub mod engine;
 pub mod flare;
+pub mod generation;
 pub mod handover;
 pub mod intervention;
 pub mod keyspace;

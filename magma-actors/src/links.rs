@@ -12,6 +12,7 @@ use magma_core::wire::flare_protocol::FlareHello;
 use magma_core::wire::node_protocol::NodeHello;
 use tokio::task::JoinHandle;
 
+use crate::generation;
 use crate::node::{Node, lock};
 use crate::transport::{Connection, Endpoint, Protocol, SharedService, TransportError};
 
@@ -103,13 +104,17 @@ impl Dialler {
                     let volcano = self.node.lava().nick(id);
                     // Whoever is not let in waits for ever: a person must know why. Said once.
                     let why = error.to_string();
-                    if matches!(error, TransportError::Refused { .. })
-                        && refused.as_ref() != Some(&why)
-                    {
+                    let turned_away = matches!(error, TransportError::Refused { .. });
+                    let new = turned_away && refused.as_ref() != Some(&why);
+                    if new {
                         tracing::warn!(target: "magma::n", volcano, "{why}");
                         refused = Some(why);
                     } else {
                         tracing::debug!(target: "magma::n", volcano, "{why}");
+                    }
+                    if turned_away && self.protocol == Protocol::Node {
+                        let (endpoint, service) = (&self.endpoint, self.service.clone());
+                        generation::look(&self.node, endpoint, (addr, service), new).await;
                     }
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(BACKOFF.1);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,11 +17,13 @@ use magma_core::lava::{Lava, VolcanoInfo};
 use magma_core::limits::VOLCANO_SILENT_MS;
 use magma_core::wire::PROTOCOL_VERSION;
 use magma_core::wire::node_protocol::{Identity, VolcanoStatus};
+use tokio::sync::Notify;
 
 use crate::agreement::Group;
 use crate::balancer::Balancer;
 use crate::engine::EngineHandle;
 use crate::flare::Flare;
+use crate::generation::Afterwards;
 use crate::keyspace::Keyspace;
 use crate::node_proto::NodeProto;
 use crate::replica::Replica;
@@ -36,6 +39,8 @@ pub struct Node {
     pub info: VolcanoInfo,
     /// Which start of it this is.
     pub start_number: u64,
+    /// Its directory.
+    pub dir: PathBuf,
     /// How long a volcano may be dead before it is evicted, where this one leads; none for ever.
     pub evict_after: Option<Duration>,
     /// The network's secret.
@@ -67,6 +72,9 @@ pub struct Node {
     heard: Mutex<BTreeMap<VolcanoId, (VolcanoStatus, Instant)>>,
     ready: AtomicBool,
     stopping: AtomicBool,
+    started: Instant,
+    ending: Notify,
+    afterwards: Mutex<Afterwards>,
 }
 
 /// The addresses of the actors, set once while the tree is started.
@@ -130,6 +138,8 @@ pub struct NodeSeed {
     pub info: VolcanoInfo,
     /// Which start of it this is.
     pub start_number: u64,
+    /// Its directory.
+    pub dir: PathBuf,
     /// The network's secret.
     pub secret: NetworkSecret,
     /// Who hears of actors that are lost.
@@ -154,6 +164,7 @@ impl Node {
             id: seed.id,
             info: seed.info,
             start_number: seed.start_number,
+            dir: seed.dir,
             evict_after: seed.evict_after,
             secret: seed.secret,
             watch: seed.watch,
@@ -173,6 +184,9 @@ impl Node {
             heard: Mutex::default(),
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            started: Instant::now(),
+            ending: Notify::new(),
+            afterwards: Mutex::new(Afterwards::Nothing),
         }
     }
 
@@ -225,6 +239,46 @@ impl Node {
     pub fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         lock(&self.own_status).ready = false;
+    }
+
+    /// Ends this life of the volcano in order, once it is under way: what was said first counts.
+    pub fn end(&self, afterwards: Afterwards) {
+        let mut said = lock(&self.afterwards);
+        if *said == Afterwards::Nothing {
+            *said = afterwards;
+        }
+        drop(said);
+        self.ending.notify_one();
+    }
+
+    /// Waits until this life is to end.
+    pub async fn to_end(&self) {
+        self.ending.notified().await;
+    }
+
+    /// What follows it.
+    pub fn afterwards(&self) -> Afterwards {
+        lock(&self.afterwards).clone()
+    }
+
+    /// Who leads the agreement, if it is heard of: who led before it died does not.
+    pub fn leader(&self) -> Option<VolcanoId> {
+        let leader = self.group.leader()?;
+        let leads = match leader == self.id {
+            true => self.group.leads_for_sure(),
+            false => self.alive(leader).is_some(),
+        };
+        leads.then_some(leader)
+    }
+
+    /// How long ago a member was last heard of; none when it was not since this volcano was started.
+    pub fn last_heard(&self, id: VolcanoId) -> Option<Duration> {
+        lock(&self.heard).get(&id).map(|(_, at)| at.elapsed())
+    }
+
+    /// For how long this volcano has been running.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// What this volcano says of itself.

@@ -16,10 +16,10 @@ use magma_core::wire::codec;
 use magma_core::wire::node_protocol::{
     Identity, NodeAnswer, NodeCall, NodeHello, NodePush, NodeWelcome,
 };
-use tokio::sync::Notify;
 
 use crate::agreement::Undecided;
 use crate::flare::check_version;
+use crate::generation::Afterwards;
 use crate::keyspace::{
     Decided, HeartbeatHeard, LearnLava, ProposeChange, ProposeHere, SessionHeard,
 };
@@ -96,17 +96,14 @@ enum Role {
 pub struct NodeService {
     node: Arc<Node>,
     roles: Roles<Role>,
-    /// The volcano is to end in order.
-    end: Arc<Notify>,
 }
 
 impl NodeService {
-    /// The service of a volcano; `end` is notified when a member asks it to shut down.
-    pub fn new(node: Arc<Node>, end: Arc<Notify>) -> NodeService {
+    /// The service of a volcano.
+    pub fn new(node: Arc<Node>) -> NodeService {
         NodeService {
             node,
             roles: Roles::default(),
-            end,
         }
     }
 
@@ -294,7 +291,7 @@ impl Service for NodeService {
             (NodeCall::Shutdown { by }, Role::Volcano(_)) => {
                 tracing::info!(by, from = %connection.peer(), "told to shut down with the whole network");
                 Self::answer(replier, &NodeAnswer::Done);
-                self.end.notify_one();
+                self.node.end(Afterwards::Nothing);
             }
             (
                 NodeCall::OpenSession { .. }

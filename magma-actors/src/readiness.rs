@@ -44,6 +44,23 @@ impl std::fmt::Display for Waiting {
     }
 }
 
+/// Why a network that served does not at the moment: nobody leads it.
+pub fn stands_still(node: &Node) -> String {
+    let lava = node.lava();
+    let voters = lava.voters().into_iter();
+    let missing: Vec<String> = voters
+        .filter(|id| node.alive(*id).is_none())
+        .map(|id| lava.nick(id))
+        .collect();
+    match missing.as_slice() {
+        [] => "stands still, waits for a leader of the agreement".into(),
+        names => format!(
+            "stands still, waits for {}, who voted (see `help takeover`)",
+            names.join(", ")
+        ),
+    }
+}
+
 /// What this volcano waits for before it serves; none when it may.
 pub fn waiting(node: &Node) -> Option<Waiting> {
     let lava = node.lava();

@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use magma_core::agreement::LearnError;
 use magma_core::agreement::lava_log::LavaLog;
-use magma_core::ids::{NetworkId, VolcanoId};
+use magma_core::ids::{Generation, NetworkId, VolcanoId};
 use magma_core::lava::{Lava, VolcanoInfo};
 use magma_core::store::StoreError;
 use magma_core::store::agreement_log::{AgreementLog, LogError};
 use magma_core::store::lock::DirLock;
-use magma_core::wire::node_protocol::{NodeAnswer, NodeCall, NodeHello};
+use magma_core::wire::node_protocol::{NodeAnswer, NodeCall, NodeHello, NodeWelcome};
 use magma_core::wire::{PROTOCOL_VERSION, codec};
 
 use crate::config::{ConfigError, HostPort, Start, VolcanoConfig};
@@ -96,6 +96,26 @@ pub enum StartError {
         /// The directory.
         dir: PathBuf,
     },
+    /// A directory that is not outlived.
+    #[error(
+        "{dir} holds {nick} of generation {generation}, and so does the network: start it without --rejoin"
+    )]
+    NotOutlived {
+        /// The directory.
+        dir: PathBuf,
+        /// Who is there.
+        nick: String,
+        /// Of which generation.
+        generation: Generation,
+    },
+    /// What was in the directory cannot be kept aside.
+    #[error("cannot keep {path} aside: {source}")]
+    Aside {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The contacted volcano said no.
     #[error("{contact} refused the join: {reason}")]
     JoinRefused {
@@ -112,6 +132,10 @@ pub async fn found(config: &VolcanoConfig, secret: &NetworkSecret) -> Result<Fou
     make_dir(&dir)?;
     let lock = DirLock::take(&dir)?;
     let mut log = AgreementLog::open(&dir)?;
+    if let Some(lava) = log.begin_generation()? {
+        tracing::warn!(generation = %lava.generation, epoch = %lava.epoch, volcanos = lava.volcanos.len(),
+            "a new generation of the network begins");
+    }
     let known = log.load_self()?.zip(log.load()?);
     match (&config.start, known) {
         (Start::Restart { changes }, Some(((id, before), lava))) => {
@@ -120,6 +144,18 @@ pub async fn found(config: &VolcanoConfig, secret: &NetworkSecret) -> Result<Fou
             let log = LavaLog::new(log, Some(id))?;
             finish(dir, lock, id, info, lava, log, console)
         }
+        (Start::Rejoin { changes, contact }, Some(((_, before), lava))) => {
+            let info = changes.over(&before);
+            let console = bind_console(&info)?;
+            let old = lava.generation;
+            let (id, lava) = rejoin(&dir, &info, (&lava, contact.as_ref()), secret).await?;
+            drop(log);
+            keep_aside(&dir, old)?;
+            let mut log = LavaLog::new(AgreementLog::open(&dir)?, None)?;
+            log.joined(id, &lava)?;
+            finish(dir, lock, id, info, lava, log, console)
+        }
+        (Start::Rejoin { .. }, None) => Err(StartError::Empty { dir }),
         (Start::Restart { .. }, None) => Err(StartError::Empty { dir }),
         (_, Some(((_, info), lava))) => Err(StartError::NotEmpty {
             dir,
@@ -141,7 +177,7 @@ pub async fn found(config: &VolcanoConfig, secret: &NetworkSecret) -> Result<Fou
         }
         (Start::Join { me, contact }, None) => {
             let console = bind_console(me)?;
-            let (id, lava) = join(me, contact, secret).await?;
+            let (id, lava) = join(me, contact, secret, None).await?;
             let mut log = LavaLog::new(log, None)?;
             log.joined(id, &lava)?;
             finish(dir, lock, id, me.clone(), lava, log, console)
@@ -196,6 +232,7 @@ async fn join(
     me: &VolcanoInfo,
     contact: &HostPort,
     secret: &NetworkSecret,
+    outlived: Option<(&Path, &Lava)>,
 ) -> Result<(VolcanoId, Lava), StartError> {
     let addresses = {
         let contact = contact.clone();
@@ -224,7 +261,15 @@ async fn join(
             .connect(addr, hello.into(), Arc::new(NoService))
             .await
         {
-            Ok((connection, _)) => connection,
+            Ok((connection, welcome)) => {
+                if let Some((dir, old)) = outlived {
+                    check_outlived(dir, me, old, &welcome).map_err(|why| match why {
+                        Some(error) => error,
+                        None => refused("it belongs to another lava network".into()),
+                    })?;
+                }
+                connection
+            }
             Err(error) => {
                 last = error.into();
                 continue;
@@ -235,6 +280,91 @@ async fn join(
         return answer;
     }
     Err(last)
+}
+
+/// Whether the network has gone on without what is in a directory; none as the reason where it is
+/// another network.
+fn check_outlived(
+    dir: &Path,
+    me: &VolcanoInfo,
+    old: &Lava,
+    welcome: &[u8],
+) -> Result<(), Option<StartError>> {
+    let welcome: NodeWelcome = codec::decode(welcome).map_err(|_| None)?;
+    let theirs = welcome.identity;
+    if theirs.network != old.network {
+        return Err(None);
+    }
+    if theirs.generation <= old.generation {
+        return Err(Some(StartError::NotOutlived {
+            dir: dir.to_owned(),
+            nick: me.nick.clone(),
+            generation: theirs.generation,
+        }));
+    }
+    Ok(())
+}
+
+/// Joins the network that has gone on, by way of the contact, or of anybody who was a member.
+async fn rejoin(
+    dir: &Path,
+    me: &VolcanoInfo,
+    (old, contact): (&Lava, Option<&HostPort>),
+    secret: &NetworkSecret,
+) -> Result<(VolcanoId, Lava), StartError> {
+    let others = old.volcanos.iter().filter(|v| v.info.nick != me.nick);
+    let contacts: Vec<HostPort> = match contact {
+        Some(contact) => vec![contact.clone()],
+        None => others
+            .map(|volcano| HostPort {
+                host: volcano.info.addr.to_string(),
+                port: volcano.info.port,
+            })
+            .collect(),
+    };
+    let mut last = StartError::JoinRefused {
+        contact: "nobody".into(),
+        reason: "the directory knows no other volcano: name one with -r".into(),
+    };
+    for contact in contacts {
+        match join(me, &contact, secret, Some((dir, old))).await {
+            Err(error @ StartError::NotOutlived { .. }) => return Err(error),
+            Err(error) => last = error,
+            joined => return joined,
+        }
+    }
+    Err(last)
+}
+
+/// Moves what a volcano of an earlier generation has left into a directory of its own.
+fn keep_aside(dir: &Path, old: Generation) -> Result<(), StartError> {
+    let name = |n: u32| match n {
+        0 => dir.join(format!("generation-{old}")),
+        n => dir.join(format!("generation-{old}-{n}")),
+    };
+    let aside = (0..).map(name).find(|aside| !aside.exists());
+    let aside = aside.unwrap_or_else(|| name(0));
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::Aside { path, source }
+    };
+    std::fs::create_dir(&aside).map_err(failed(&aside))?;
+    for entry in std::fs::read_dir(dir).map_err(failed(dir))? {
+        let entry = entry.map_err(failed(dir))?;
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|name| {
+            name == "content"
+                || name == "scrub"
+                || name.starts_with("store.sql")
+                || name.starts_with("agreement.sql")
+        });
+        if ours {
+            let path = entry.path();
+            std::fs::rename(&path, aside.join(&name)).map_err(failed(&path))?;
+        }
+    }
+    tracing::warn!(aside = %aside.display(), "what this volcano had is kept aside: delete it when nobody misses anything");
+    Ok(())
 }
 
 async fn ask_to_join(

@@ -17,10 +17,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::agreement::{Group, NodeLink};
 use crate::backend::ConsoleBackend;
 use crate::balancer::Balancer;
-use crate::config::{READY_LINE, VolcanoConfig};
+use crate::config::{InfoChanges, READY_LINE, Start, VolcanoConfig};
 use crate::console::ConsoleActor;
 use crate::engine::{EngineSeed, Output};
 use crate::flare::{Flare, FlareService, FromEngine};
+use crate::generation::Afterwards;
 use crate::keyspace::{Keyspace, LearnLava};
 use crate::links::Dialler;
 use crate::node::{Node, NodeSeed};
@@ -46,13 +47,25 @@ pub fn run(config: VolcanoConfig) -> ExitCode {
         tracing::warn!("the log was set up before: {error}");
     }
     install_panic_hook();
-    let system = actix_rt::System::new();
-    let outcome = system.block_on(live(config));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::from(FAILED)
+    let mut config = config;
+    loop {
+        let system = actix_rt::System::new();
+        let outcome = system.block_on(live(config.clone()));
+        drop(system);
+        match outcome {
+            Ok(Afterwards::Nothing) => return ExitCode::SUCCESS,
+            Ok(Afterwards::NextGeneration) => {
+                let changes = InfoChanges::default();
+                config.start = Start::Restart { changes };
+            }
+            Ok(Afterwards::Outlived(why)) => {
+                tracing::error!("{why}");
+                return ExitCode::from(FAILED);
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                return ExitCode::from(FAILED);
+            }
         }
     }
 }
@@ -124,7 +137,7 @@ async fn become_ready(node: &Node) {
     );
 }
 
-async fn live(config: VolcanoConfig) -> Result<(), LifeError> {
+async fn live(config: VolcanoConfig) -> Result<Afterwards, LifeError> {
     let secret = NetworkSecret::derive(config.secret.reveal()).map_err(StartError::from)?;
     if NetworkSecret::is_weak(config.secret.reveal()) {
         tracing::warn!(
@@ -135,19 +148,17 @@ async fn live(config: VolcanoConfig) -> Result<(), LifeError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(LifeError::Signals)?;
     let watch = Watch::new();
     let founded = found(&config, &secret).await?;
-    let end = Arc::new(Notify::new());
     let stopped = Arc::new(Notify::new());
-    let (node, endpoints) =
-        start_tree(founded, config.evict_after, secret, &watch, &end, &stopped)?;
+    let (node, endpoints) = start_tree(founded, config.evict_after, secret, &watch, &stopped)?;
     let outcome = tokio::select! {
         _ = terminate.recv() => { tracing::info!("SIGTERM: ending in order"); Ok(()) }
         _ = interrupt.recv() => { tracing::info!("SIGINT: ending in order"); Ok(()) }
-        () = end.notified() => Ok(()),
+        () = node.to_end() => Ok(()),
         failure = watch.failure() => Err(LifeError::Lost(failure)),
     };
     watch.close();
     end_in_order(&node, &endpoints, &stopped).await;
-    outcome
+    outcome.map(|()| node.afterwards())
 }
 
 /// Both endpoints, and the lock of the directory: what is held until the end.
@@ -162,7 +173,6 @@ fn start_tree(
     evict_after: Option<Duration>,
     secret: NetworkSecret,
     watch: &Watch,
-    end: &Arc<Notify>,
     stopped: &Arc<Notify>,
 ) -> Result<(Arc<Node>, Endpoints), StartError> {
     let Founded {
@@ -189,6 +199,7 @@ fn start_tree(
         id,
         info: info.clone(),
         start_number,
+        dir: dir.clone(),
         secret: secret.clone(),
         watch: watch.clone(),
         engine,
@@ -206,7 +217,7 @@ fn start_tree(
         &secret,
         flare_service.clone(),
     )?;
-    let node_service = Arc::new(NodeService::new(node.clone(), end.clone()));
+    let node_service = Arc::new(NodeService::new(node.clone()));
     let node_endpoint = Endpoint::serve(
         info.node_addr(),
         Protocol::Node,
@@ -258,7 +269,7 @@ fn start_tree(
     let _ = node.actors.node_proto.set(node_proto.clone());
     let _ = node.actors.replica.set(replica.clone());
     let _ = node.actors.balancer.set(balancer.clone());
-    let backend = Rc::new(ConsoleBackend::new(node.clone(), end.clone()));
+    let backend = Rc::new(ConsoleBackend::new(node.clone()));
     let console = ConsoleActor::new(console, backend).start();
     actix_rt::spawn(feed(outputs, flare.clone()));
     actix_rt::spawn(feed_lavas(group.lavas(), keyspace.clone()));

@@ -83,6 +83,9 @@ pub struct MagmadFlags {
     /// With -r: vote only, and hold no keys: the third of two volcanos, so that either can fail
     #[arg(long = "arbiter")]
     arbiter: bool,
+    /// The network has gone on without this volcano (a takeover): join it as empty; what is in DIR is kept aside
+    #[arg(long = "rejoin")]
+    rejoin: bool,
     /// Seconds after which a dead volcano is evicted: its copies are made anew on others; 0: never [default: 600]
     #[arg(long = "evict-after", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=u64::from(u32::MAX)))]
     evict_after: Option<u64>,
@@ -140,6 +143,9 @@ impl MagmadFlags {
         if self.arbiter && self.remote.is_none() {
             return usage("--arbiter is decided when a volcano joins a network, with -r");
         }
+        if self.rejoin && self.bootstrap {
+            return usage("-b begins a network and --rejoin joins one: give one of the two");
+        }
         let Some(dir) = self.dir else {
             return usage("the directory of the store is missing: give it with -d");
         };
@@ -173,6 +179,10 @@ impl MagmadFlags {
         };
         let evict_after = self.evict_after.unwrap_or(DEFAULT_EVICT_AFTER);
         let start = match contact {
+            contact if self.rejoin => Start::Rejoin {
+                changes: told,
+                contact,
+            },
             Some(contact) => Start::Join {
                 me: VolcanoInfo {
                     arbiter: self.arbiter,
@@ -311,6 +321,7 @@ mod tests {
             ("magmad -d /x -k k -b -r h", "-b begins"),
             ("magmad -d /x -k k --key-file f -b", "not both"),
             ("magmad -d /x -k k --redundancy 2", "--redundancy"),
+            ("magmad -d /x -k k -b --rejoin", "--rejoin"),
             ("magmad -d /x -k k -b --arbiter", "--arbiter"),
             ("magmad -d /x -k k --arbiter", "--arbiter"),
             ("magmad -d /x -k k -b -i here", "here"),

@@ -8,6 +8,7 @@
 //! | [`check`] | what makes a lava valid that comes from outside |
 //! | [`copies`] | where copies belong, and the next steps towards that |
 //! | [`join`] | where a join cuts a slice |
+//! | `takeover` | a new generation, of those who are left |
 
 mod absence;
 pub mod change;
@@ -16,6 +17,7 @@ pub mod copies;
 pub mod join;
 #[cfg(test)]
 pub(crate) mod samples;
+mod takeover;
 
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};

@@ -39,6 +39,8 @@ pub const REPAIR_ASK_MS: u64 = 2_000;
 pub const REPAIR_TRIES: u32 = 16;
 /// Bad blocks of content that are remembered until somebody asks another volcano for them.
 pub const BAD_BLOCKS_KEPT: usize = 1024;
+/// So many epochs lie between the last known one of a generation and the first of the next.
+pub const TAKEOVER_EPOCHS: u64 = 1 << 20;
 /// Content that a scrub reads at once, in bytes.
 pub const SCRUB_PIECE: usize = 256 * 1024;
 /// Content that a scrub reads in a second, in bytes: little enough that nobody notices.

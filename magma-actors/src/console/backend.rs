@@ -32,6 +32,8 @@ pub enum Intervention {
     Forget(String),
     /// A network that is loading goes on without those who are not there.
     Proceed,
+    /// Those who are there go on without a majority, as a new generation of the network.
+    TakeOver,
 }
 
 /// Answers in the order of the operations, and the content that was read.

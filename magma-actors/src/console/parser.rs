@@ -214,6 +214,8 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, ParseError> {
         ("forget", _) => return usage("forget NICK", "forget"),
         ("proceed", []) => intervene(Intervention::Proceed),
         ("proceed", _) => return usage("proceed", "proceed"),
+        ("takeover", []) => intervene(Intervention::TakeOver),
+        ("takeover", _) => return usage("takeover", "takeover"),
         ("scrub", []) => Command::Scrub(ScrubOrder::Show),
         ("scrub", [order]) if order == b"now" => Command::Scrub(ScrubOrder::Now),
         ("scrub", [order]) if order == b"stop" => Command::Scrub(ScrubOrder::Stop),

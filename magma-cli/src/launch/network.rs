@@ -186,6 +186,15 @@ impl Network {
         Ok(())
     }
 
+    /// Starts a volcano that has ended, to join the network that has gone on without it. The caller
+    /// waits until it serves, or has ended.
+    pub fn rejoin(&mut self, at: usize) -> Result<(), LaunchError> {
+        let site = self.volcanos[at].site().clone();
+        self.volcanos[at].kill();
+        self.volcanos[at] = VolcanoProcess::start(&self.plan.programs, &site, &How::Rejoin)?;
+        Ok(())
+    }
+
     /// Starts a volcano that has ended as if its host were new: its directory is gone, and it joins after
     /// another. The caller waits until it serves, or has ended.
     pub fn join_anew(&mut self, at: usize, contact: usize) -> Result<(), LaunchError> {

@@ -46,6 +46,8 @@ pub enum How {
     JoinAsArbiter(Ipv4Addr),
     /// Come back.
     Restart,
+    /// Come back as empty, to the network that has gone on.
+    Rejoin,
 }
 
 /// A volcano that runs, or has run.
@@ -87,6 +89,9 @@ impl VolcanoProcess {
                 command.args(["-r", &contact.to_string()]);
             }
             How::Restart => {}
+            How::Rejoin => {
+                command.arg("--rejoin");
+            }
         }
         let process = Process::start(site.nick.clone(), command, &site.log)?;
         Ok(VolcanoProcess {

@@ -5,11 +5,15 @@
 //! returns (`synchronous=FULL`): what the lava says decides who may acknowledge writes, and
 //! must not be taken back by a loss of power.
 
+mod generation;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -340,7 +344,7 @@ impl AgreementLog {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> StoreResult<T> {
         let path = &self.path;
-        let tx = self.connection.transaction().map_err(|e| sqlite(path, e))?;
+        let tx = begin(&mut self.connection).map_err(|e| sqlite(path, e))?;
         let result = work(&tx).map_err(|e| sqlite(path, e))?;
         tx.commit().map_err(|e| sqlite(path, e))?;
         Ok(result)
@@ -383,6 +387,12 @@ fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, ChangeRefused> {
 /// SQLite's integers are signed.
 fn signed(number: u64) -> Result<i64, ChangeRefused> {
     i64::try_from(number).map_err(|_| ChangeRefused::Full("epochs".into()))
+}
+
+/// Begins a transaction that writes. It waits for the other connection to the file at once: one
+/// that has read something first would fail instead, as what it has read may be old by then.
+pub(super) fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
 /// A connection whose commits are on the disk when they return.

@@ -10,6 +10,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::agreement_log::{self, FILE_NAME};
 use super::{StoreError, StoreResult};
 
+/// Name of the value that says: this volcano begins the agreement of its generation.
+pub const FOUNDER: &str = "founder";
+
 /// The open tables: a connection of its own, so that an election does not wait for the lava's.
 #[derive(Debug)]
 pub struct RaftLog {
@@ -104,7 +107,7 @@ impl RaftLog {
     ) -> StoreResult<()> {
         let path = &self.path;
         let failed = |e| agreement_log::sqlite(path, e);
-        let tx = self.connection.transaction().map_err(failed)?;
+        let tx = agreement_log::begin(&mut self.connection).map_err(failed)?;
         work(&tx).map_err(failed)?;
         tx.commit().map_err(failed)
     }
@@ -114,7 +117,7 @@ impl RaftLog {
     }
 }
 
-fn put(tx: &Transaction<'_>, name: &str, value: &[u8]) -> rusqlite::Result<()> {
+pub(super) fn put(tx: &Transaction<'_>, name: &str, value: &[u8]) -> rusqlite::Result<()> {
     tx.execute(
         "INSERT OR REPLACE INTO raft_values (name, value) VALUES (?1, ?2)",
         params![name, value],
@@ -131,6 +134,34 @@ fn signed(number: u64) -> i64 {
 mod tests {
     use super::*;
     use crate::store::agreement_log::AgreementLog;
+
+    /// The lava and the agreement's log are written by two threads, each with its own connection.
+    #[test]
+    fn two_who_write_the_file_wait_for_each_other() {
+        use crate::agreement::{Change, Term};
+        use crate::ids::NetworkId;
+        use crate::lava::samples::{apply, info};
+
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut log = AgreementLog::open(dir.path()).expect("made");
+        let lava = log
+            .bootstrap(NetworkId(7), &info("wallace", 1), 1)
+            .expect("begins");
+        let mut raft = RaftLog::open(dir.path()).expect("opens");
+        let writer = std::thread::spawn(move || {
+            for number in 0..200 {
+                raft.append(&[(number, vec![1])]).expect("appends");
+            }
+        });
+        let mut lava = lava;
+        while !writer.is_finished() {
+            let label = "m".into();
+            lava = apply(&lava, &[Change::OpenSession { label }]);
+            lava.sessions.clear();
+            log.append(Term(1), None, &lava, None).expect("appends");
+        }
+        writer.join().expect("no panic");
+    }
 
     #[test]
     fn entries_and_values_are_there_after_a_restart() {

@@ -78,6 +78,17 @@ const GROUPS: [Group; 4] = [
                  who vote and have all slices. Nothing acknowledged is lost by it.",
             ),
             entry(
+                "takeover",
+                "takeover",
+                "goes on without those who are lost for good",
+                "When nobody leads the agreement, because too many of those who vote are lost (of \
+                 two volcanos, the coordinator), the others stand still until they are back. If \
+                 they never will be, those who are there begin a new generation of the network, \
+                 with what they have. What the lost ones alone had is lost. Whoever belonged to \
+                 the generation before is refused from then on, and can come back only as empty \
+                 (magmad --rejoin).",
+            ),
+            entry(
                 "shutdown",
                 "shutdown",
                 "ends the whole network in order",
