@@ -6,6 +6,7 @@
 //! | [`volcano_process`] | one `magmad` of it |
 //! | [`mounted`] | one `mount.magma`, and whether this machine can mount at all |
 //! | [`console_client`] | the console, as telnet sees it |
+//! | [`faults`] | random faults below mounts at work, and whether the history could be |
 //! | [`locker`] | a process that locks, reads and writes what it is told to |
 //! | [`reference`] | random system calls, compared with a tmpfs one by one |
 //! | [`sim`] | a whole network of engines in one process, replayed from a seed |
@@ -23,6 +24,7 @@
 
 pub mod cluster;
 pub mod console_client;
+pub mod faults;
 pub mod invariants;
 pub mod locker;
 pub mod mounted;

@@ -203,6 +203,13 @@ impl Backend for ConsoleBackend {
         if !faults_allowed() {
             return Err(FaultsOff.to_string());
         }
+        if let Some(seconds) = actor.strip_prefix("clock:") {
+            let by: i64 = seconds
+                .parse()
+                .map_err(|_| "a clock jumps by seconds: clock:-60".to_owned())?;
+            crate::engine::set_clock(by);
+            return Ok(());
+        }
         if actor == "off" || actor.contains(':') {
             let point = (actor != "off").then(|| actor.parse::<FaultPoint>());
             fault_point::arm(point.transpose().map_err(|error| error.to_string())?);

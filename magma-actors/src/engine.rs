@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -336,6 +337,14 @@ impl Runner {
     }
 }
 
+/// What a test has set the clock of day by, in seconds.
+static CLOCK_SET: AtomicI64 = AtomicI64::new(0);
+
+/// The clock of day jumps (tests of what happens when somebody sets it).
+pub fn set_clock(by_seconds: i64) {
+    CLOCK_SET.fetch_add(by_seconds, Ordering::Relaxed);
+}
+
 /// The time as the machines take it: CLOCK_BOOTTIME runs on while the host sleeps, so that a
 /// lease does not outlive a suspended laptop.
 pub fn now() -> Now {
@@ -351,6 +360,10 @@ pub fn now() -> Now {
         .unwrap_or_default();
     Now {
         moment: Moment(boot_ms),
-        wall_nanos: wall.as_nanos() as u64,
+        wall_nanos: (wall.as_nanos() as u64).saturating_add_signed(
+            CLOCK_SET
+                .load(Ordering::Relaxed)
+                .saturating_mul(1_000_000_000),
+        ),
     }
 }

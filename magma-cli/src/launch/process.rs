@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -235,11 +236,13 @@ impl Search {
 /// Starts a command so that it gets SIGTERM when this process dies, however it dies.
 ///
 /// The kernel sends that signal when the *thread* that forked ends, and tests come and go with
-/// their threads: so one thread, that lives as long as the process, starts all children.
+/// their threads: so one thread, that lives as long as the process, starts all children. Each is in
+/// the network namespace of the thread that asks for it, all the same.
 fn spawn(mut command: Command) -> io::Result<Child> {
     type Order = (Command, SyncSender<io::Result<Child>>);
     static SPAWNER: std::sync::OnceLock<Option<SyncSender<Order>>> = std::sync::OnceLock::new();
     let parent = nix::unistd::getpid();
+    let network = own_network()?;
     // SAFETY: between fork and exec only async-signal-safe calls are made.
     unsafe {
         command.pre_exec(move || {
@@ -247,6 +250,9 @@ fn spawn(mut command: Command) -> io::Result<Child> {
             // The parent may have died before the call.
             if nix::unistd::getppid() != parent {
                 return Err(io::Error::from_raw_os_error(nix::libc::ESRCH));
+            }
+            if let Some(network) = &network {
+                nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET)?;
             }
             // Whoever runs us may have blocked signals; the child is to hear them.
             nix::sys::signal::SigSet::empty().thread_set_mask()?;
@@ -268,6 +274,13 @@ fn spawn(mut command: Command) -> io::Result<Child> {
     let orders = spawner.as_ref().ok_or_else(lost)?;
     orders.send((command, answer)).map_err(|_| lost())?;
     answered.recv().map_err(|_| lost())?
+}
+
+/// The network namespace of this thread, if it is another than that of the process.
+fn own_network() -> io::Result<Option<File>> {
+    let ours = File::open("/proc/thread-self/ns/net")?;
+    let all = fs::metadata("/proc/self/ns/net")?;
+    Ok((ours.metadata()?.ino() != all.ino()).then_some(ours))
 }
 
 /// Makes a directory and those above it.
