@@ -185,9 +185,11 @@ impl Keyspace {
 
     /// A lava that is durable here goes to everyone who works by it.
     fn publish(&mut self, lava: Arc<Lava>, ctx: &mut GuardedContext<Self>) {
+        let before = self.node.lava();
         if !self.node.publish(lava.clone()) {
             return;
         }
+        self.leave_the_dead(&before, &lava);
         tracing::info!(target: "magma::n", epoch = %lava.epoch, volcanos = lava.volcanos.len(), slices = lava.slices.len(), "the lava has changed");
         self.node
             .engine
@@ -207,6 +209,17 @@ impl Keyspace {
             }
         }
         self.step_hand_over(ctx);
+    }
+
+    /// Whoever waits for a volcano that was just found dead hears so now, and not when its
+    /// connection has run out: requests that were passed on to it above all. It is dialled again.
+    fn leave_the_dead(&self, before: &Lava, lava: &Lava) {
+        let new = |id: &VolcanoId| lava.is_down(*id) && !before.is_down(*id);
+        for id in lava.volcanos.iter().map(|volcano| volcano.id).filter(new) {
+            if let Some(link) = self.node.flare_links.get(id) {
+                link.close("it was found dead");
+            }
+        }
     }
 
     /// Proposes at the volcano that leads.

@@ -285,6 +285,9 @@ pub const CLIENT_PATIENCE_MS: u64 = 30_000;
 /// Longest wait of a client for one answer before it asks again, in milliseconds: over
 /// [`PARK_LIMIT_MS`], so that a volcano gives up first and says so.
 pub const CLIENT_ATTEMPT_MS: u64 = 10_000;
+/// After so long without a reply a client asks another volcano whether the owner still is one, and so
+/// on as long as it waits.
+pub const CLIENT_SILENT_MS: u64 = 400;
 /// Longest wait of a client for a connection, in milliseconds.
 pub const CLIENT_DIAL_MS: u64 = 2_000;
 /// How long a client leaves a volcano alone that it could not reach, in milliseconds.

@@ -14,7 +14,7 @@ use magma_actors::transport::{Connection, Frame, TransportError};
 use magma_core::error::{OpError, OpResult};
 use magma_core::ids::VolcanoId;
 use magma_core::key::Key;
-use magma_core::limits::{CLIENT_ATTEMPT_MS, SETTLE_PAUSE_MS};
+use magma_core::limits::{CLIENT_ATTEMPT_MS, CLIENT_SILENT_MS, SETTLE_PAUSE_MS};
 use magma_core::op::{Answer, Credentials, Op};
 use magma_core::wire::codec::{self, CodecError};
 use magma_core::wire::flare_protocol::{Grant, Reply, Request};
@@ -314,7 +314,7 @@ impl Shared {
         };
         out.unknown = true;
         let sent_at = Instant::now();
-        let frame = connection.call(frame, limit).await?;
+        let frame = self.reply_to(&connection, frame, limit).await?;
         let reply: Reply = codec::decode(&frame.header)?;
         self.clock_receive(reply.clock);
         // A request sent past the owner on purpose is proxied without anything having
@@ -326,6 +326,25 @@ impl Shared {
             self.cache.heard(source, sent_at, grant);
         }
         Ok((reply, frame.payload, source))
+    }
+
+    /// Waits for a reply. Whoever is silent for a while may be dead: then another volcano knows who has
+    /// taken its place, and with that lava the connection is given up.
+    async fn reply_to(
+        self: &Arc<Self>,
+        connection: &Connection,
+        frame: Frame,
+        limit: Duration,
+    ) -> Result<Frame, TransportError> {
+        let reply = connection.call(frame, limit);
+        tokio::pin!(reply);
+        loop {
+            let silent = Duration::from_millis(CLIENT_SILENT_MS);
+            match tokio::time::timeout(silent, &mut reply).await {
+                Ok(reply) => return reply,
+                Err(_) => self.lava_is_at(self.routing.epoch()),
+            }
+        }
     }
 
     /// A connection to the owner of a key, or, when that cannot be reached, to any other
