@@ -6,6 +6,7 @@ use std::time::Duration;
 use magma_core::engine::Statistics;
 use magma_core::ids::{SliceId, Stamp};
 use magma_core::op::Space;
+use magma_core::wire::node_protocol::ResyncProgress;
 
 use crate::node::Node;
 use crate::supervision::{Guarded, GuardedContext, Inner};
@@ -27,6 +28,7 @@ struct Load {
     largest_file: u64,
     statistics: Statistics,
     positions: Vec<(SliceId, Stamp)>,
+    resyncs: Vec<ResyncProgress>,
 }
 
 impl Balancer {
@@ -48,6 +50,7 @@ impl Balancer {
                         largest_file: magma_core::store::Store::largest_file(engine.store()),
                         statistics: engine.statistics(),
                         positions: engine.positions(),
+                        resyncs: engine.resyncs(),
                     })
                 })
                 .await
@@ -68,6 +71,7 @@ impl Balancer {
                 status.full = load.full;
                 status.largest_file = load.largest_file;
                 status.positions = load.positions;
+                status.resyncs = load.resyncs;
             });
         });
     }

@@ -49,6 +49,7 @@ mod ranges;
 mod rename;
 mod repair;
 mod request;
+mod resync;
 mod shipping;
 mod slices;
 mod steps;
@@ -114,6 +115,7 @@ pub struct Engine<S: Store> {
     locks: locks::Locks,
     syncs: Syncs,
     repairs: repair::Repairs,
+    resyncs: resync::Resyncs,
     io: BTreeMap<u64, Io>,
     next_token: u64,
     /// Steps and work to do before the batch ends.
@@ -174,6 +176,7 @@ impl<S: Store> Engine<S> {
             ),
             syncs: Syncs::default(),
             repairs: repair::Repairs::default(),
+            resyncs: resync::Resyncs::default(),
             io: BTreeMap::new(),
             next_token: 1,
             local: VecDeque::new(),

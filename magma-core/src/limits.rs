@@ -131,6 +131,8 @@ pub const JOURNAL_RECORDS: u64 = 20_000;
 pub const SHIP_WINDOW_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one batch of keys sent to a copy that is being filled.
 pub const COPY_BATCH_BYTES: usize = 1024 * 1024;
+/// What a copy that is being filled gets in a second, in bytes: as much as a gigabit network.
+pub const FILL_RATE: u64 = 100 * 1024 * 1024;
 /// Rows or operations in one message between volcanos, in bytes of its header by estimate: a quarter of
 /// what a header may have.
 pub const RECORDS_BYTES: usize = FRAME_HEADER_MAX / 4;

@@ -41,6 +41,7 @@ impl<S: Store> Engine<S> {
             ..Fill::default()
         }));
         tracing::info!(target: "magma::r", %slice, volcano = %self.lava.nick(to), "filling a new copy");
+        self.resync_begins(slice, to, true);
         self.send(
             to,
             PeerMessage::CopyBegin {
@@ -53,7 +54,10 @@ impl<S: Store> Engine<S> {
     }
 
     /// Owner: sends the next batch of rows.
-    fn fill_more(&mut self, to: VolcanoId, slice: SliceId) -> StoreResult<()> {
+    pub(super) fn fill_more(&mut self, to: VolcanoId, slice: SliceId) -> StoreResult<()> {
+        if !self.may_fill(slice, to) {
+            return Ok(());
+        }
         self.flush_ships();
         let Some(owned) = self.owned.get_mut(&slice) else {
             return Ok(());
@@ -142,6 +146,8 @@ impl<S: Store> Engine<S> {
                 done: done && is_last,
                 more: !is_last,
             };
+            let bytes = payload.iter().map(Bytes::len).sum();
+            self.resync_sent((slice, to), 0, &message, bytes);
             self.act(Action::Send {
                 to,
                 message: Box::new(message),

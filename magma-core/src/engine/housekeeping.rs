@@ -113,6 +113,7 @@ impl<S: Store> Engine<S> {
         self.resend_steps(None);
         self.clear_some()?;
         self.watch_repairs()?;
+        self.watch_resyncs()?;
         if now.0 < self.last_housekeeping + SLOWLY_MS {
             return Ok(());
         }
@@ -370,6 +371,7 @@ impl<S: Store> Engine<S> {
             && self.io.is_empty()
             && self.proposing.is_none()
             && self.clearing.is_empty()
+            && self.resyncs.is_empty()
             && self.uncut.is_empty()
             && self.owned.values().all(|owned| owned.handing.is_none())
             && self.held.values().all(|held| held.attached && held.whole)

@@ -183,6 +183,7 @@ impl<S: Store> Engine<S> {
                 if !in_sync {
                     tracing::info!(target: "magma::r", %slice, %seq, volcano = %self.lava.nick(from),
                         "a copy is back and gets what it missed");
+                    self.resync_begins(slice, from, false);
                 }
                 if let Some(copy) = self
                     .owned
@@ -250,12 +251,15 @@ impl<S: Store> Engine<S> {
                 Stream::CatchingUp(reached)
             };
         }
-        let payload = records.iter().flat_map(Record::payload).cloned().collect();
+        let payload: Vec<Bytes> = records.iter().flat_map(Record::payload).cloned().collect();
+        let operations = records.len();
         let message = PeerMessage::Ship {
             slice,
             epoch: self.lava.epoch,
             records,
         };
+        let bytes = payload.iter().map(Bytes::len).sum();
+        self.resync_sent((slice, to), operations, &message, bytes);
         self.act(Action::Send {
             to,
             message: Box::new(message),

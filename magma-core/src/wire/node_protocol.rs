@@ -175,4 +175,35 @@ pub struct VolcanoStatus {
     pub largest_file: u64,
     /// For each slice that it holds: the last operation.
     pub positions: Vec<(SliceId, Stamp)>,
+    /// Copies that it brings up to date.
+    #[serde(default)]
+    pub resyncs: Vec<ResyncProgress>,
+}
+
+/// How far a copy has come, as its owner sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResyncProgress {
+    /// The slice.
+    pub slice: SliceId,
+    /// The copy.
+    pub to: VolcanoId,
+    /// It gets all rows, and not only what it missed.
+    pub fills: bool,
+    /// Of a thousand parts, so many are there.
+    pub permille: u64,
+    /// Operations that were sent from the journal.
+    pub operations: u64,
+    /// Bytes that were sent.
+    pub bytes: u64,
+    /// For how long it has been going on, in milliseconds.
+    pub since_ms: u64,
+}
+
+impl ResyncProgress {
+    /// How much longer it will take, in milliseconds, if it goes on as it did; none while there is
+    /// nothing to tell it from.
+    pub fn left_ms(&self) -> Option<u64> {
+        let rest = 1000_u64.saturating_sub(self.permille);
+        (self.permille > 0).then(|| self.since_ms.saturating_mul(rest) / self.permille)
+    }
 }

@@ -2,6 +2,7 @@
 
 use magma_core::ids::VolcanoId;
 use magma_core::lava::{Lava, Slice};
+use magma_core::wire::node_protocol::ResyncProgress;
 
 use super::{CommandError, Shell};
 use crate::console::render;
@@ -59,7 +60,42 @@ pub async fn status(shell: &mut Shell) -> Result<(), CommandError> {
             shell.output.line(line).await?;
         }
     }
+    for (status, _) in statuses.iter().filter(|(_, alive)| *alive) {
+        for resync in &status.resyncs {
+            for line in render::wrapped(&resync_line(&lava, resync), "  ") {
+                shell.output.line(line).await?;
+            }
+        }
+    }
     Ok(())
+}
+
+fn resync_line(lava: &Lava, resync: &ResyncProgress) -> String {
+    let what = match resync.fills {
+        true => "gets everything".to_owned(),
+        false => format!("gets what it missed: {} operations", resync.operations),
+    };
+    let left = match resync.left_ms() {
+        Some(ms) if ms < 1000 => String::new(),
+        Some(ms) => format!(", about {} left", span(ms / 1000)),
+        None => ", nobody knows for how long yet".to_owned(),
+    };
+    format!(
+        "copy of slice {} on {} {what}, {}.{} %, {} KByte sent{left}",
+        resync.slice,
+        render::nick(lava, resync.to),
+        resync.permille / 10,
+        resync.permille % 10,
+        resync.bytes >> 10
+    )
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} minutes", seconds / 60),
+        _ => format!("{} hours", seconds / 3600),
+    }
 }
 
 fn slice_line(lava: &Lava, slice: &Slice) -> String {
