@@ -23,6 +23,8 @@ pub enum Fault {
     Deaf(usize),
     /// Two volcanos do not hear each other.
     Between(usize, usize),
+    /// A volcano and a client reach each other, and nobody else: each side of a split has clients.
+    Island(usize, usize),
     /// A client reaches one volcano only.
     Client(usize, usize),
     /// So many packets of a thousand are lost.
@@ -46,6 +48,9 @@ impl fmt::Display for Fault {
             Fault::Mute(at) => write!(f, "v{at} is not heard"),
             Fault::Deaf(at) => write!(f, "v{at} hears nothing"),
             Fault::Between(one, other) => write!(f, "v{one} and v{other} are cut"),
+            Fault::Island(at, client) => {
+                write!(f, "v{at} and client {client} are cut off together")
+            }
             Fault::Client(client, at) => write!(f, "client {client} reaches v{at} only"),
             Fault::Loss(share) => write!(f, "{share} of 1000 packets are lost"),
             Fault::Delay(least, most) => write!(f, "packets take {least} to {most} ms"),
@@ -61,7 +66,7 @@ impl Fault {
     pub fn draw(random: &mut StdRng, field: &Field) -> Fault {
         let at = random.random_range(0..field.volcanos());
         let other = (at + random.random_range(1..field.volcanos())) % field.volcanos();
-        match random.random_range(0..14) {
+        match random.random_range(0..15) {
             0..3 => Fault::Kill(at),
             3 => Fault::Stop(at),
             4 => Fault::Apart(at),
@@ -72,7 +77,8 @@ impl Fault {
             9 => Fault::Loss(random.random_range(10..250)),
             10 => Fault::Delay(0, random.random_range(5..150)),
             11 => Fault::Repeat,
-            12 => Fault::Clock(at, [-86_400, -60, 60, 86_400][random.random_range(0..4)]),
+            12 => Fault::Island(at, random.random_range(0..field.clients())),
+            13 => Fault::Clock(at, [-86_400, -60, 60, 86_400][random.random_range(0..4)]),
             _ => Fault::Full(at),
         }
     }
@@ -103,6 +109,16 @@ impl Fault {
                 let pairs = cut.flat_map(|other| [(client, other), (other, client)]);
                 weather.cut.extend(pairs);
             }),
+            Fault::Island(at, client) => field.weather(|weather| {
+                let island = [at, volcanos + client];
+                let main = (0..all).filter(|other| !island.contains(other));
+                let pairs = main.flat_map(|other| island.map(|one| (one, other)));
+                let pairs: Vec<(usize, usize)> = pairs.collect();
+                weather.cut.extend(pairs.iter().copied());
+                weather
+                    .cut
+                    .extend(pairs.iter().map(|(one, other)| (*other, *one)));
+            }),
             Fault::Loss(share) => field.weather(|weather| weather.loses = share),
             Fault::Delay(least, most) => {
                 field.weather(|weather| weather.delays = Some((least, most)));
@@ -129,6 +145,7 @@ impl Fault {
             | Fault::Mute(_)
             | Fault::Deaf(_)
             | Fault::Between(..)
+            | Fault::Island(..)
             | Fault::Client(..)
             | Fault::Loss(_)
             | Fault::Delay(..)

@@ -127,7 +127,7 @@ impl Field {
             dir: store.join("magma"),
             log: self.dir.path().join(format!("v{at}.log")),
             key: KEY.into(),
-            debug: String::new(),
+            debug: std::env::var("MAGMA_VDEBUG").unwrap_or_default(),
             environment: vec![("MAGMA_FAULTS".into(), "1".into())],
             arguments: vec!["--evict-after".into(), "0".into()],
         };
@@ -155,7 +155,7 @@ impl Field {
             target: self.dir.path().join(format!("mnt{client}")),
             log: self.dir.path().join(format!("mnt{client}.log")),
             key: KEY.into(),
-            debug: String::new(),
+            debug: std::env::var("MAGMA_DEBUG").unwrap_or_default(),
             arguments: Vec::new(),
         };
         let programs = programs();
@@ -286,8 +286,11 @@ impl Field {
         self.dir.path().to_owned()
     }
 
-    /// Ends in order.
+    /// Ends in order. Where somebody wants to read along (`MAGMA_DEBUG`), the logs are kept.
     pub fn end(mut self) -> Result<(), String> {
+        if std::env::var_os("MAGMA_DEBUG").is_some() {
+            self.keep();
+        }
         for mount in &mut self.mounts {
             mount.end().map_err(|error| error.to_string())?;
         }
