@@ -226,3 +226,58 @@ fn those_who_are_left_of_five_take_over_together() {
         String::from_utf8_lossy(&said.stdout)
     );
 }
+
+#[test]
+fn whoever_has_the_longest_history_wins_after_a_loss_of_power() {
+    if !can_mount() {
+        return;
+    }
+    let mut cluster = Cluster::start(2);
+    let mount = cluster.mount(0);
+    write_files(mount.path(), 0, 20);
+    mount.end();
+    cluster.shutdown();
+    // What a disk has that was never asked to keep what comes now.
+    let stores = cluster.stores();
+    let keep = |store: &Path| {
+        let kept = store.with_extension("before");
+        fs::create_dir(&kept).unwrap();
+        for entry in fs::read_dir(store).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name().to_string_lossy().starts_with("store.sql") {
+                fs::copy(entry.path(), kept.join(entry.file_name())).unwrap();
+            }
+        }
+        kept
+    };
+    let lose = |store: &Path, kept: &Path| {
+        for entry in fs::read_dir(store).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name().to_string_lossy().starts_with("store.sql") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        for entry in fs::read_dir(kept).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), store.join(entry.file_name())).unwrap();
+        }
+        fs::remove_dir_all(kept).unwrap();
+    };
+    for (round, at) in [0, 1].into_iter().enumerate() {
+        let from = 20 + 30 * round as u32;
+        let kept = keep(&stores[at]);
+        cluster.restart();
+        let mount = cluster.mount(1);
+        write_files(mount.path(), from, from + 30);
+        // All at once, as the power goes.
+        (0..2).for_each(|at| cluster.volcano(at).process().signal(Signal::SIGSTOP));
+        (0..2).for_each(|at| cluster.kill(at));
+        lose(&stores[at], &kept);
+        cluster.restart();
+        becomes_whole(&mut cluster);
+        assert!(files(mount.path(), 0, from + 30));
+        mount.end();
+        cluster.fsck().unwrap();
+        cluster.shutdown();
+    }
+}

@@ -84,6 +84,14 @@ pub enum Change {
         /// The new owner.
         to: VolcanoId,
     },
+    /// An owner that has lost its last operations gives a slice to a copy that has them, as if it had
+    /// been found dead: the slice stays its own, and comes back to it.
+    Yield {
+        /// The slice.
+        slice: SliceId,
+        /// The copy, which must be in sync.
+        to: VolcanoId,
+    },
     /// A session begins; its number is that of the lava's counter.
     OpenSession {
         /// For the console.

@@ -33,6 +33,7 @@ mod cache;
 mod commit;
 mod create;
 mod directories;
+mod doubts;
 mod event;
 mod fence;
 mod files;
@@ -90,6 +91,8 @@ pub struct Engine<S: Store> {
     now: Now,
     /// Clients are served. Replication works before.
     serving: bool,
+    /// It is to serve as soon as nothing is in doubt.
+    asked_to_serve: bool,
     fence: fence::Fence,
     /// The storage is so full that only deletes and small changes go on.
     full: bool,
@@ -152,6 +155,7 @@ impl<S: Store> Engine<S> {
             ceiling,
             now,
             serving: false,
+            asked_to_serve: false,
             fence: fence::Fence::default(),
             full: false,
             unwatched: 0,

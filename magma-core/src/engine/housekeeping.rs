@@ -95,9 +95,11 @@ impl<S: Store> Engine<S> {
 
     /// Clients are served from now on. What a crash left unfinished is driven to its end.
     pub(super) fn serve(&mut self) -> StoreResult<()> {
-        if self.serving {
-            return Ok(());
-        }
+        self.asked_to_serve = true;
+        self.try_to_serve()
+    }
+
+    pub(super) fn serve_now(&mut self) -> StoreResult<()> {
         self.serving = true;
         self.ask_for_locks();
         self.settle_all()
@@ -141,6 +143,7 @@ impl<S: Store> Engine<S> {
             self.rows()
                 .trim_journal(slice, crate::ids::Seq(seq.0 - JOURNAL_RECORDS))?;
         }
+        self.try_to_serve()?;
         if self.serving {
             self.plan_copies();
             self.settle_all()?;

@@ -160,6 +160,9 @@ impl<S: Store> Engine<S> {
         slice: SliceId,
         have: Option<(Epoch, Seq)>,
     ) -> StoreResult<()> {
+        if self.hear_doubted(from, slice, have)? {
+            return Ok(());
+        }
         let in_sync = self
             .lava
             .slice(slice)

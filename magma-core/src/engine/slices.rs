@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use super::doubts::Doubts;
 use super::event::Release;
 use crate::effect::Record;
 use crate::flare::FlareRow;
@@ -22,6 +23,8 @@ pub(super) struct Owned {
     /// before. Until all copies that count have it, they may lack what came before it: every answer
     /// waits for it.
     pub(super) took_over: Seq,
+    /// Copies that have to say how far they are before anything is ordered.
+    pub(super) doubts: Doubts,
     /// The last cut: as an operation of the slice that became smaller, or the first one of the part
     /// that was cut off.
     pub(super) cut: Seq,
@@ -110,6 +113,7 @@ impl Owned {
             last,
             last_epoch,
             took_over: Seq(0),
+            doubts: Doubts::new(),
             cut: Seq(0),
             committed: last,
             acked: last,

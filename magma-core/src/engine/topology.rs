@@ -48,6 +48,8 @@ impl<S: Store> Engine<S> {
         self.end_sessions(&before)?;
         self.locks_follow(&before);
         self.forget_sync_copies();
+        self.forget_doubts();
+        self.try_to_serve()?;
         if let Some(change) = &self.proposing {
             tracing::debug!(target: "magma::r", ?change, epoch = %self.lava.epoch, "a proposal is under way");
         }
@@ -97,6 +99,9 @@ impl<S: Store> Engine<S> {
                 let mut owned = Owned::new(slice.id, slice.start, slice.end, at);
                 if promoted.is_none() && slice.in_sync().next().is_some() {
                     owned.doubt();
+                    if !self.serving {
+                        owned.doubts = slice.in_sync().map(|volcano| (volcano, None)).collect();
+                    }
                 }
                 self.owned.insert(slice.id, owned);
                 // What an earlier owner, or life, has left unfinished.

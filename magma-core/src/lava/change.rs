@@ -23,7 +23,8 @@ impl Change {
             | Change::AddCopy { .. }
             | Change::CopyInSync { .. }
             | Change::RemoveCopy { .. }
-            | Change::MoveOwner { .. } => true,
+            | Change::MoveOwner { .. }
+            | Change::Yield { .. } => true,
             Change::Bootstrap { .. }
             | Change::Join { .. }
             | Change::Update(..)
@@ -70,6 +71,7 @@ impl Lava {
             Change::CopyInSync { slice, volcano } => next.copy_in_sync(*slice, *volcano)?,
             Change::RemoveCopy { slice, volcano } => next.remove_copy(*slice, *volcano)?,
             Change::MoveOwner { slice, to } => next.move_owner(*slice, *to)?,
+            Change::Yield { slice, to } => next.yield_slice(*slice, *to)?,
             Change::OpenSession { label } => next.open_session(label)?,
             Change::EndSession(id) => next.end_session(*id)?,
         }
@@ -264,6 +266,26 @@ impl Lava {
         let slice = self.slice_mut(id)?;
         (slice.owner, slice.home) = (to, to);
         (slice.since, slice.seized) = (epoch, false);
+        Ok(())
+    }
+
+    fn yield_slice(&mut self, id: SliceId, to: VolcanoId) -> Result<(), ChangeRefused> {
+        self.refuse_down(to)?;
+        let copy = self.copy_mut(id, to)?;
+        if !copy.in_sync {
+            return Err(ChangeRefused::Impossible(format!(
+                "the copy of slice {id} on volcano {to} is not in sync"
+            )));
+        }
+        let epoch = self.epoch;
+        let slice = self.slice_mut(id)?;
+        let old = std::mem::replace(&mut slice.owner, to);
+        (slice.since, slice.seized) = (epoch, true);
+        slice.copies.retain(|copy| copy.volcano != to);
+        slice.copies.push(CopyState {
+            volcano: old,
+            in_sync: false,
+        });
         Ok(())
     }
 

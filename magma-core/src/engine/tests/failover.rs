@@ -137,11 +137,39 @@ fn a_repeated_request_waits_for_the_copies_as_the_first_did() {
 #[test]
 fn after_a_start_answers_wait_for_the_copies() {
     let mut alone = with_silent_copy();
+    let slice = SliceId(1);
+    let have = alone.engine.store().position(slice).unwrap();
     alone.restart();
+    alone.handle(Event::PeerUp(VolcanoId(2)));
     alone.handle(Event::Serve);
-    let asked = alone.send(ROOT, Op::GetRoot);
-    assert!(!is_answered(&asked), "{asked:?}");
-    assert!(is_answered(&acknowledge(&mut alone)));
+    assert_eq!(alone.ask(ROOT, Op::GetRoot), Err(OpError::TryAgain));
+    alone.hears(PeerMessage::ShipFrom { slice, have });
+    assert!(is_answered(&alone.send(ROOT, Op::GetRoot)));
+}
+
+/// A host without power forgets what it did not sync, and its copies do not: whoever has the longest
+/// history becomes the owner, and nothing is ordered before that is known.
+#[test]
+fn an_owner_that_has_lost_its_last_operations_gives_way_to_a_copy_that_has_them() {
+    let mut alone = with_silent_copy();
+    let (slice, to) = (SliceId(1), VolcanoId(2));
+    let (epoch, last) = alone.engine.store().position(slice).unwrap().unwrap();
+    alone.restart();
+    alone.handle(Event::PeerUp(to));
+    alone.handle(Event::Serve);
+    let have = Some((epoch, Seq(last.0 + 5)));
+    let (sent, proposed) = alone.hears(PeerMessage::ShipFrom { slice, have });
+    assert_eq!(proposed, [Change::Yield { slice, to }]);
+    assert_eq!(sent, [], "the copy is not emptied");
+    assert_eq!(alone.ask(ROOT, Op::GetRoot), Err(OpError::TryAgain));
+    alone.change(Change::Yield { slice, to });
+    let now = alone.engine.lava().slice(slice).unwrap().clone();
+    assert_eq!((now.owner, now.home, now.seized), (to, VolcanoId(1), true));
+    assert_eq!(
+        now.copy_on(VolcanoId(1)).map(|copy| copy.in_sync),
+        Some(false)
+    );
+    assert_eq!(now.copy_on(to), None);
 }
 
 /// Rows of one key may be more than a message holds: they come in parts, and nothing is left out.
