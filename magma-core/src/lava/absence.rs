@@ -159,27 +159,12 @@ mod tests {
     use crate::ids::SliceId;
     use crate::lava::copies::{CopyPlan, copy_plan};
     use crate::lava::join::newcomer_after;
-    use crate::lava::samples::{after, apply, founded, info};
+    use crate::lava::samples::{after, apply, founded, info, three};
 
     const W: VolcanoId = VolcanoId(1);
     const G: VolcanoId = VolcanoId(2);
     const P: VolcanoId = VolcanoId(3);
     const SLICE: SliceId = SliceId(1);
-
-    /// wallace, gromit, penguin; wallace owns everything, gromit has a copy.
-    fn three() -> Lava {
-        let lava = founded("wallace", 1);
-        let lava = apply(&lava, &[after(&lava, "gromit", 1)]);
-        let lava = apply(&lava, &[after(&lava, "penguin", 2)]);
-        let (slice, volcano) = (SLICE, G);
-        apply(
-            &lava,
-            &[
-                Change::AddCopy { slice, volcano },
-                Change::CopyInSync { slice, volcano },
-            ],
-        )
-    }
 
     #[test]
     fn an_evicted_volcano_is_replaced_and_gets_its_slices_back() {

@@ -2,7 +2,7 @@
 
 use super::{Lava, VolcanoInfo};
 use crate::agreement::Change;
-use crate::ids::{NetworkId, VolcanoId};
+use crate::ids::{NetworkId, SliceId, VolcanoId};
 
 /// A volcano of this nickname on 10.0.0.`host`, default port.
 pub(crate) fn info(nick: &str, host: u8) -> VolcanoInfo {
@@ -45,4 +45,19 @@ pub(crate) fn apply(lava: &Lava, changes: &[Change]) -> Lava {
         assert_eq!(next.check(), Ok(()));
         next
     })
+}
+
+/// wallace, gromit, penguin, of the numbers 1 to 3; wallace owns everything, gromit has a copy.
+pub(crate) fn three() -> Lava {
+    let lava = founded("wallace", 1);
+    let lava = apply(&lava, &[after(&lava, "gromit", 1)]);
+    let lava = apply(&lava, &[after(&lava, "penguin", 2)]);
+    let (slice, volcano) = (SliceId(1), VolcanoId(2));
+    apply(
+        &lava,
+        &[
+            Change::AddCopy { slice, volcano },
+            Change::CopyInSync { slice, volcano },
+        ],
+    )
 }

@@ -43,27 +43,11 @@ impl Lava {
 mod tests {
     use super::*;
     use crate::agreement::Change;
-    use crate::ids::SliceId;
-    use crate::lava::samples::{after, apply, founded};
+    use crate::lava::samples::{apply, three};
 
     const W: VolcanoId = VolcanoId(1);
     const G: VolcanoId = VolcanoId(2);
     const P: VolcanoId = VolcanoId(3);
-    const SLICE: SliceId = SliceId(1);
-
-    fn three() -> Lava {
-        let lava = founded("wallace", 1);
-        let lava = apply(&lava, &[after(&lava, "gromit", 1)]);
-        let lava = apply(&lava, &[after(&lava, "penguin", 2)]);
-        let (slice, volcano) = (SLICE, G);
-        apply(
-            &lava,
-            &[
-                Change::AddCopy { slice, volcano },
-                Change::CopyInSync { slice, volcano },
-            ],
-        )
-    }
 
     #[test]
     fn who_has_everything_goes_on_without_the_others() {
