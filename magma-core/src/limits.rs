@@ -51,6 +51,17 @@ pub const SCRUB_RATE_NOW: u64 = 128 * 1024 * 1024;
 pub const SCRUB_EVERY_SECS: u64 = 7 * 24 * 3600;
 /// Memory for pages that SQLite caches, in KiB.
 pub const PAGE_CACHE_KIB: usize = 12 * 1024;
+/// Operations after which SQLite commits what the redo log holds: so many are applied again after
+/// a crash, and that many changes of a page cost one write of it.
+pub const REDO_OPERATIONS: u64 = 1024;
+/// Bytes of the redo log after which SQLite commits what it holds.
+pub const REDO_BYTES: u64 = 2 * 1024 * 1024;
+/// Bytes that the redo log may hold while SQLite cannot commit, as its disk is full; beyond them
+/// nothing more is taken.
+pub const REDO_BYTES_MAX: u64 = 16 * REDO_BYTES;
+/// Length of the redo log from which on it begins anew, in bytes: SQLite's own log is put on the
+/// disk each time.
+pub const REDO_ANEW_BYTES: u64 = 8 * 1024 * 1024;
 /// Pages in SQLite's write-ahead log after which a commit moves them to the database.
 pub const WAL_CHECKPOINT_PAGES: u32 = 4000;
 /// Bytes that SQLite's write-ahead log keeps on the disk after a burst.
@@ -319,6 +330,7 @@ pub const READDIR_BATCH: u32 = 64 * 1024;
 pub const FUSE_BACKGROUND: u16 = 256;
 
 const _: () = assert!(INLINE_MAX as usize <= IO_MAX);
+const _: () = assert!(REDO_BYTES < REDO_ANEW_BYTES && REDO_ANEW_BYTES < REDO_BYTES_MAX);
 const _: () = assert!(IO_MAX <= FRAME_PAYLOAD_MAX);
 const _: () = assert!(COPY_BATCH_BYTES + IO_MAX <= FRAME_PAYLOAD_MAX);
 const _: () = assert!(SYMLINK_MAX as u64 <= INLINE_MAX);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`schema`] | the tables of `store.sql`, their version and migrations |
 //! | [`sqlite`] | [`View`] and [`Store`] over SQLite and content files |
+//! | `redo` | the redo log: what SQLite has not committed yet |
 //! | [`content`] | content files `content/ab/KEY.INCARNATION.SEGMENT` |
 //! | [`memory`] | the memory twin for simulation and unit tests |
 //! | `rules` | what both stores must agree on |
@@ -15,6 +16,7 @@ pub mod content;
 pub mod lock;
 pub mod memory;
 pub mod raft_log;
+mod redo;
 mod rules;
 pub mod schema;
 pub mod sqlite;

@@ -101,6 +101,9 @@ CREATE TABLE contents (
 /// were; a store from before sums its content when it is opened, and then takes this step.
 const SUMMED: i64 = 3;
 
+// Version 4: what SQLite has not committed yet may stand in the redo log ([`super::redo`]), which
+// an older magmad would not look at. The tables are as they were.
+
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// Step `n` takes a store from version `n` to `n + 1`. A released step never changes.
@@ -110,6 +113,7 @@ const MIGRATIONS: &[Step] = &[
         transaction.execute_batch(VERSION_2)?;
         move_contents(transaction)
     },
+    |_| Ok(()),
     |_| Ok(()),
 ];
 

@@ -3,4 +3,5 @@
 mod conformance;
 mod disk;
 mod random;
+mod redo;
 mod samples;

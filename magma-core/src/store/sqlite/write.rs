@@ -12,6 +12,7 @@ use crate::ids::{Epoch, FlareRef, Seq, SliceId};
 use crate::key::Key;
 use crate::op::Space;
 use crate::store::content::{ContentFiles, io_error};
+use crate::store::redo::{self, Change};
 use crate::store::{Durability, Store, StoreResult, View, rules};
 
 /// Forgets all rows of a range of keys, replies apart.
@@ -24,9 +25,10 @@ const CLEAR_RANGE: [&str; 5] = [
 ];
 
 impl SqliteStore {
-    fn apply_effects(&mut self, slice: SliceId, effects: &[Effect]) -> StoreResult<()> {
+    pub(super) fn apply_effects(&mut self, slice: SliceId, effects: &[Effect]) -> StoreResult<()> {
         // Nearly every write follows the row of its flare, which need not be read again.
         let mut seen: Option<(FlareRef, Layout)> = None;
+        self.in_rows.clear();
         for effect in effects {
             match effect {
                 Effect::PutFlare(row) => {
@@ -51,7 +53,9 @@ impl SqliteStore {
                 }
                 Effect::DropXattr(key, name) => self.drop_part(*key, Part::Xattr, name)?,
                 Effect::Write(write) => {
-                    if let Some(layout) = self.layout(seen, write.flare)? {
+                    let layout = self.layout(seen, write.flare)?;
+                    self.in_rows.push(layout == Some(Layout::Inline));
+                    if let Some(layout) = layout {
                         self.write_content(write, layout)?;
                     }
                 }
@@ -66,13 +70,13 @@ impl SqliteStore {
                     }
                 }
                 Effect::Reserve(flare, offset, len, past_end) => {
-                    if self.layout(seen, *flare)? == Some(Layout::Segments) {
+                    if !self.redoing && self.layout(seen, *flare)? == Some(Layout::Segments) {
                         self.touched.insert(*flare);
                         self.content.reserve(*flare, 0, *offset, *len, *past_end)?;
                     }
                 }
                 Effect::Damage(flare, offset, len) => {
-                    if self.layout(seen, *flare)? == Some(Layout::Segments) {
+                    if !self.redoing && self.layout(seen, *flare)? == Some(Layout::Segments) {
                         self.touched.insert(*flare);
                         self.content.mark_bad(*flare, 0, *offset, *len)?;
                     }
@@ -119,7 +123,7 @@ impl SqliteStore {
                     start,
                     end,
                     epoch,
-                } => self.cut_slice(slice, *to, *start, *end, (*epoch, Seq(0)))?,
+                } => self.cut_rows(slice, *to, *start, *end, (*epoch, Seq(0)))?,
             }
         }
         Ok(())
@@ -130,7 +134,7 @@ impl SqliteStore {
         // goes now, or the commit would take the new content with it. Should the transaction
         // be undone, the row comes back without its content; whoever fills a copy anew has
         // given that up before.
-        if self.doomed.remove(&row.flare_ref()) {
+        if self.doomed.remove(&row.flare_ref()) && !self.redoing {
             self.content.remove(row.flare_ref())?;
         }
         self.put_part(
@@ -282,6 +286,7 @@ impl SqliteStore {
                     .map_err(|error| self.damaged("inline", error))?;
                 self.put_inline(key, &data)
             }
+            Layout::Segments if self.redoing => Ok(()),
             Layout::Segments => {
                 self.touched.insert(write.flare);
                 self.content
@@ -298,6 +303,7 @@ impl SqliteStore {
                 }
                 Some(_) | None => Ok(()),
             },
+            Layout::Segments if self.redoing => Ok(()),
             Layout::Segments => {
                 self.touched.insert(flare);
                 self.content.truncate(flare, 0, size)
@@ -314,6 +320,7 @@ impl SqliteStore {
                 }
                 None => Ok(()),
             },
+            Layout::Segments if self.redoing => Ok(()),
             Layout::Segments => self.content.punch(flare, 0, offset, len),
         }
     }
@@ -327,8 +334,10 @@ impl SqliteStore {
         let Some(data) = self.inline(flare.key())? else {
             return Ok(());
         };
-        self.touched.insert(flare);
-        self.content.write_at(flare, 0, 0, &data)?;
+        if !self.redoing {
+            self.touched.insert(flare);
+            self.content.write_at(flare, 0, 0, &data)?;
+        }
         self.put_inline(flare.key(), &[])
     }
 
@@ -342,6 +351,110 @@ impl SqliteStore {
         }
         Ok(())
     }
+
+    /// Effects, journal row and position of an operation.
+    pub(super) fn apply_record(&mut self, record: &Record, encoded: &[u8]) -> StoreResult<()> {
+        self.apply_effects(record.slice, &record.effects)?;
+        self.execute(
+            "INSERT INTO journal (slice, seq, epoch, record) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (slice, seq) DO UPDATE SET
+                 epoch = excluded.epoch, record = excluded.record",
+            (
+                identity(record.slice.0),
+                ordered(record.seq.0),
+                identity(record.epoch.0),
+                encoded,
+            ),
+        )?;
+        self.positions
+            .insert(record.slice, (record.epoch, record.seq));
+        self.unsettled.operations += 1;
+        Ok(())
+    }
+
+    pub(super) fn put_position(&mut self, slice: SliceId, at: (Epoch, Seq)) -> StoreResult<()> {
+        if rules::breaks_journal(self.position(slice)?, at) {
+            self.execute("DELETE FROM journal WHERE slice = ?1", [identity(slice.0)])?;
+        }
+        // What the operation did is not known here, only which one it was.
+        self.execute(
+            "INSERT INTO journal (slice, seq, epoch, record) VALUES (?1, ?2, ?3, x'')
+             ON CONFLICT (slice, seq) DO NOTHING",
+            (identity(slice.0), ordered(at.1.0), identity(at.0.0)),
+        )?;
+        self.positions.insert(slice, at);
+        Ok(())
+    }
+
+    pub(super) fn cut_rows(
+        &mut self,
+        from: SliceId,
+        to: SliceId,
+        start: Key,
+        end: Key,
+        at: (Epoch, Seq),
+    ) -> StoreResult<()> {
+        self.reply_keys.replace(None);
+        self.execute(
+            "UPDATE OR REPLACE replies SET slice = ?2
+             WHERE slice = ?1 AND key BETWEEN ?3 AND ?4",
+            (identity(from.0), identity(to.0), start.0, end.0),
+        )?;
+        self.execute("DELETE FROM journal WHERE slice = ?1", [identity(to.0)])?;
+        self.positions.insert(to, at);
+        Ok(())
+    }
+
+    pub(super) fn clear_rows(&mut self, start: Key, end: Key, limit: usize) -> StoreResult<bool> {
+        let mut flares = self.first_flares(start, end, limit.saturating_add(1))?;
+        let more = flares.len() > limit;
+        flares.truncate(limit);
+        let upto = match (more, flares.last()) {
+            (true, Some(last)) => last.key,
+            // Asked to forget nothing.
+            (true, None) => return Ok(true),
+            (false, _) => end,
+        };
+        for row in &flares {
+            if row.layout == Layout::Segments {
+                self.doomed.insert(row.flare_ref());
+            }
+        }
+        for sql in CLEAR_RANGE {
+            self.execute(sql, (start.0, upto.0))?;
+        }
+        self.execute(
+            "DELETE FROM contents WHERE id BETWEEN ?1 AND ?2 AND key BETWEEN ?3 AND ?4",
+            (content_id(start), content_id(upto), start.0, upto.0),
+        )?;
+        if !more {
+            // Replies are not sorted by key: they go together, at the end.
+            self.reply_keys.replace(None);
+            self.execute(
+                "DELETE FROM replies WHERE key BETWEEN ?1 AND ?2",
+                (start.0, end.0),
+            )?;
+        }
+        Ok(more)
+    }
+
+    pub(super) fn drop_slice(&mut self, slice: SliceId) -> StoreResult<()> {
+        self.positions.remove(&slice);
+        for sql in [
+            "DELETE FROM journal WHERE slice = ?1",
+            "DELETE FROM positions WHERE slice = ?1",
+        ] {
+            self.execute(sql, [identity(slice.0)])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_journal(&mut self, slice: SliceId, upto: Seq) -> StoreResult<()> {
+        self.execute(
+            "DELETE FROM journal WHERE slice = ?1 AND seq <= ?2",
+            (identity(slice.0), ordered(upto.0)),
+        )
+    }
 }
 
 impl Store for SqliteStore {
@@ -352,42 +465,30 @@ impl Store for SqliteStore {
 
     fn apply(&mut self, record: &Record) -> StoreResult<()> {
         self.writing(|store| {
-            store.apply_effects(record.slice, &record.effects)?;
-            store.execute(
-                "INSERT INTO journal (slice, seq, epoch, record) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (slice, seq) DO UPDATE SET
-                     epoch = excluded.epoch, record = excluded.record",
-                (
-                    identity(record.slice.0),
-                    ordered(record.seq.0),
-                    identity(record.epoch.0),
-                    store.encoded("journal", record)?,
-                ),
-            )?;
-            store
-                .positions
-                .insert(record.slice, (record.epoch, record.seq));
-            Ok(())
+            let encoded = store.encoded("journal", record)?;
+            store.apply_record(record, &encoded)?;
+            let kept = redo::contents(&record.effects, &store.in_rows);
+            store.note(&Change::Apply(serde_bytes::Bytes::new(&encoded), kept))
         })
     }
 
     fn apply_rows(&mut self, slice: SliceId, effects: &[Effect]) -> StoreResult<()> {
-        self.writing(|store| store.apply_effects(slice, effects))
+        self.writing(|store| {
+            store.apply_effects(slice, effects)?;
+            let encoded = store.encoded("redo", &effects)?;
+            let kept = redo::contents(effects, &store.in_rows);
+            store.note(&Change::Rows(
+                slice,
+                serde_bytes::Bytes::new(&encoded),
+                kept,
+            ))
+        })
     }
 
     fn set_position(&mut self, slice: SliceId, at: (Epoch, Seq)) -> StoreResult<()> {
         self.writing(|store| {
-            if rules::breaks_journal(store.position(slice)?, at) {
-                store.execute("DELETE FROM journal WHERE slice = ?1", [identity(slice.0)])?;
-            }
-            // What the operation did is not known here, only which one it was.
-            store.execute(
-                "INSERT INTO journal (slice, seq, epoch, record) VALUES (?1, ?2, ?3, x'')
-                 ON CONFLICT (slice, seq) DO NOTHING",
-                (identity(slice.0), ordered(at.1.0), identity(at.0.0)),
-            )?;
-            store.positions.insert(slice, at);
-            Ok(())
+            store.put_position(slice, at)?;
+            store.note(&Change::Position(slice, at.0, at.1))
         })
     }
 
@@ -400,72 +501,30 @@ impl Store for SqliteStore {
         at: (Epoch, Seq),
     ) -> StoreResult<()> {
         self.writing(|store| {
-            store.reply_keys.replace(None);
-            store.execute(
-                "UPDATE OR REPLACE replies SET slice = ?2
-                 WHERE slice = ?1 AND key BETWEEN ?3 AND ?4",
-                (identity(from.0), identity(to.0), start.0, end.0),
-            )?;
-            store.execute("DELETE FROM journal WHERE slice = ?1", [identity(to.0)])?;
-            store.positions.insert(to, at);
-            Ok(())
+            store.cut_rows(from, to, start, end, at)?;
+            store.note(&Change::Cut(from, to, start, end, at.0, at.1))
         })
     }
 
     fn clear_range(&mut self, start: Key, end: Key, limit: usize) -> StoreResult<bool> {
         self.writing(|store| {
-            let mut flares = store.first_flares(start, end, limit.saturating_add(1))?;
-            let more = flares.len() > limit;
-            flares.truncate(limit);
-            let upto = match (more, flares.last()) {
-                (true, Some(last)) => last.key,
-                // Asked to forget nothing.
-                (true, None) => return Ok(true),
-                (false, _) => end,
-            };
-            for row in &flares {
-                if row.layout == Layout::Segments {
-                    store.doomed.insert(row.flare_ref());
-                }
-            }
-            for sql in CLEAR_RANGE {
-                store.execute(sql, (start.0, upto.0))?;
-            }
-            store.execute(
-                "DELETE FROM contents WHERE id BETWEEN ?1 AND ?2 AND key BETWEEN ?3 AND ?4",
-                (content_id(start), content_id(upto), start.0, upto.0),
-            )?;
-            if !more {
-                // Replies are not sorted by key: they go together, at the end.
-                store.reply_keys.replace(None);
-                store.execute(
-                    "DELETE FROM replies WHERE key BETWEEN ?1 AND ?2",
-                    (start.0, end.0),
-                )?;
-            }
+            let more = store.clear_rows(start, end, limit)?;
+            store.note(&Change::Clear(start, end, limit as u64))?;
             Ok(more)
         })
     }
 
     fn forget_slice(&mut self, slice: SliceId) -> StoreResult<()> {
         self.writing(|store| {
-            store.positions.remove(&slice);
-            for sql in [
-                "DELETE FROM journal WHERE slice = ?1",
-                "DELETE FROM positions WHERE slice = ?1",
-            ] {
-                store.execute(sql, [identity(slice.0)])?;
-            }
-            Ok(())
+            store.drop_slice(slice)?;
+            store.note(&Change::Forget(slice))
         })
     }
 
     fn trim_journal(&mut self, slice: SliceId, upto: Seq) -> StoreResult<()> {
         self.writing(|store| {
-            store.execute(
-                "DELETE FROM journal WHERE slice = ?1 AND seq <= ?2",
-                (identity(slice.0), ordered(upto.0)),
-            )
+            store.drop_journal(slice, upto)?;
+            store.note(&Change::Trim(slice, upto))
         })
     }
 

@@ -1,0 +1,113 @@
+//! What the redo log holds is applied again: after a crash, and after a batch that failed.
+
+use super::{META_REDO, SqliteStore, Transaction};
+use crate::effect::{Effect, Record};
+use crate::store::StoreResult;
+use crate::store::redo::{self, Change, Contents, Mark};
+
+impl SqliteStore {
+    /// Up to where SQLite has what the redo log holds.
+    fn mark(&self) -> StoreResult<Mark> {
+        match self.meta(META_REDO)? {
+            None => Ok(Mark::default()),
+            Some(bytes) => Mark::from_bytes(&bytes)
+                .ok_or_else(|| self.damaged("meta", "the mark of the redo log is not 16 bytes")),
+        }
+    }
+
+    /// After a crash: what SQLite does not have is applied, and content files go whose flares
+    /// the log has dropped.
+    pub(super) fn redo_at_start(&mut self) -> StoreResult<()> {
+        let mark = self.mark()?;
+        let Some(log) = &mut self.redo else {
+            return Ok(());
+        };
+        let frames = log.after(mark)?;
+        let short = log.is_short(mark);
+        if !frames.is_empty() {
+            tracing::info!(
+                batches = frames.len(),
+                "the store was not closed in order: the redo log is applied"
+            );
+        }
+        self.redo_all(&frames)?;
+        self.bury();
+        self.unsettled.bytes = frames.iter().map(|frame| frame.len() as u64).sum();
+        if short {
+            // A loss of power took frames that SQLite has. What comes after them would not be
+            // found, so the log begins anew.
+            self.settle_and(true)?;
+        }
+        Ok(())
+    }
+
+    /// After SQLite went back to its last commit.
+    pub(super) fn redo_again(&mut self) -> StoreResult<()> {
+        let frames = match self.path.parent() {
+            Some(directory) if self.redo.is_some() => self.unredone(directory)?,
+            Some(_) | None => Vec::new(),
+        };
+        self.redo_all(&frames)?;
+        // Their files went when the batches were kept.
+        self.doomed.clear();
+        Ok(())
+    }
+
+    /// The frames that SQLite does not have.
+    pub(super) fn unredone(&self, directory: &std::path::Path) -> StoreResult<Vec<Vec<u8>>> {
+        redo::peek(directory, self.mark()?)
+    }
+
+    /// Applies frames in a transaction that stays open.
+    pub(super) fn redo_all(&mut self, frames: &[Vec<u8>]) -> StoreResult<()> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        if self.transaction.get() == Transaction::None {
+            self.control("BEGIN IMMEDIATE")?;
+        }
+        self.transaction.set(Transaction::Write);
+        self.unsettled.operations = 0;
+        self.redoing = true;
+        let redone = frames
+            .iter()
+            .flat_map(|frame| redo::changes(frame))
+            .try_for_each(|change| match change {
+                Ok(change) => self.redo_change(change),
+                Err(reason) => Err(self.damaged("redo", reason)),
+            });
+        self.redoing = false;
+        redone
+    }
+
+    fn redo_change(&mut self, change: Change<'_>) -> StoreResult<()> {
+        match change {
+            Change::Apply(encoded, contents) => {
+                let mut record: Record = self.decoded("redo", encoded)?;
+                redo::fill_in(&mut record.effects, &contents);
+                self.apply_record(&record, encoded)
+            }
+            Change::Rows(slice, encoded, contents) => {
+                let effects = self.redone_effects(encoded, &contents)?;
+                self.apply_effects(slice, &effects)
+            }
+            Change::Position(slice, epoch, seq) => self.put_position(slice, (epoch, seq)),
+            Change::Cut(from, to, start, end, epoch, seq) => {
+                self.cut_rows(from, to, start, end, (epoch, seq))
+            }
+            Change::Clear(start, end, limit) => {
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                self.clear_rows(start, end, limit).map(|_| ())
+            }
+            Change::Forget(slice) => self.drop_slice(slice),
+            Change::Trim(slice, upto) => self.drop_journal(slice, upto),
+            Change::Meta(name, value) => self.put_meta(name, value),
+        }
+    }
+
+    fn redone_effects(&self, encoded: &[u8], contents: &Contents<'_>) -> StoreResult<Vec<Effect>> {
+        let mut effects: Vec<Effect> = self.decoded("redo", encoded)?;
+        redo::fill_in(&mut effects, contents);
+        Ok(effects)
+    }
+}
