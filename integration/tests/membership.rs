@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use integration::Cluster;
 use integration::cluster::KEY;
@@ -210,4 +212,49 @@ fn a_network_proceeds_without_one_that_does_not_come() {
     becomes_whole(&cluster, 2);
     cluster.fsck().unwrap();
     mount.end();
+}
+
+fn copy_of(dir: &Path, name: &str) -> PathBuf {
+    let copy = dir.with_file_name(name);
+    let said = Command::new("cp").arg("-a").args([dir, &copy]).status();
+    assert!(said.unwrap().success());
+    copy
+}
+
+#[test]
+fn an_older_copy_of_a_directory_is_not_let_in() {
+    if !can_mount() {
+        return;
+    }
+    let mut cluster = Cluster::start(3);
+    let mount = cluster.mount(0);
+    // As a backup has it: from between two starts, the second of which the others have seen.
+    cluster.volcano(1).terminate().unwrap();
+    let dir = cluster.volcano(1).dir().to_path_buf();
+    let old = copy_of(&dir, "backup");
+    cluster.start_again(1);
+    write_files(&mount);
+    cluster.volcano(1).terminate().unwrap();
+    let newer = dir.with_file_name("newer");
+    fs::rename(&dir, &newer).unwrap();
+    fs::rename(&old, &dir).unwrap();
+
+    cluster.start_without_waiting(1);
+    let process = cluster.volcano(1).process();
+    process
+        .wait_for_line("older copy of its directory", READY_LIMIT)
+        .unwrap();
+    // The others go on without it, whatever it has forgotten.
+    assert!(has_files(&mount));
+    fs::write(mount.join("more"), "more").unwrap();
+
+    // It was not let in, so it has done nothing that the newer one would not know of.
+    cluster.volcano(1).terminate().unwrap();
+    fs::rename(&dir, &old).unwrap();
+    fs::rename(&newer, &dir).unwrap();
+    cluster.start_again(1);
+    becomes_whole(&cluster, 0);
+    assert!(has_files(&mount));
+    mount.end();
+    cluster.fsck().unwrap();
 }

@@ -40,6 +40,7 @@ pub mod replica;
 pub mod runtime_thread;
 pub mod scrub;
 pub mod start;
+pub mod starts;
 pub mod supervision;
 pub mod transport;
 pub mod utc;

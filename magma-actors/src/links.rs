@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use magma_core::ids::VolcanoId;
 use magma_core::lava::Lava;
-use magma_core::wire::codec;
-use magma_core::wire::flare_protocol::FlareHello;
-use magma_core::wire::node_protocol::NodeHello;
+use magma_core::wire::codec::{self, CodecError};
+use magma_core::wire::flare_protocol::{FlareHello, FlareWelcome};
+use magma_core::wire::node_protocol::{NodeHello, NodeWelcome};
 use tokio::task::JoinHandle;
 
 use crate::generation;
 use crate::node::{Node, lock};
+use crate::node_proto::check_member;
 use crate::transport::{Connection, Endpoint, Protocol, SharedService, TransportError};
 
 /// Waits between two attempts to reach a member: from the first to the last.
@@ -91,7 +92,17 @@ impl Dialler {
                 .connect(addr, hello, self.service.clone())
                 .await
             {
-                Ok((connection, _)) => {
+                Ok((connection, welcome)) => {
+                    if let Err(why) = self.check_answer(id, &welcome) {
+                        connection.close(&why);
+                        if refused.as_ref() != Some(&why) {
+                            self.node.refused(addr, &why);
+                            refused = Some(why);
+                        }
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(BACKOFF.1);
+                        continue;
+                    }
                     wait = BACKOFF.0;
                     refused = None;
                     self.links().up(id, connection.clone());
@@ -120,6 +131,22 @@ impl Dialler {
                     wait = (wait * 2).min(BACKOFF.1);
                 }
             }
+        }
+    }
+
+    /// Whether the one who answers is the member that was dialled.
+    fn check_answer(&self, id: VolcanoId, welcome: &[u8]) -> Result<(), String> {
+        let decoded = match self.protocol {
+            Protocol::Flare => codec::decode(welcome).map(|welcome: FlareWelcome| welcome.identity),
+            Protocol::Node => codec::decode(welcome).map(|welcome: NodeWelcome| welcome.identity),
+        };
+        let identity = decoded.map_err(|error: CodecError| error.to_string())?;
+        match identity.volcano {
+            Some(found) if found == id => check_member(&self.node, &identity),
+            found => Err(format!(
+                "{} answers where volcano {id} should be (it is {found:?})",
+                identity.nick
+            )),
         }
     }
 

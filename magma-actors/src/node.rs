@@ -15,6 +15,7 @@ use actix::{Actor, Addr, Handler, Message};
 use magma_core::ids::{SessionId, VolcanoId};
 use magma_core::lava::{Lava, VolcanoInfo};
 use magma_core::limits::VOLCANO_SILENT_MS;
+use magma_core::store::agreement_log::starts::SeenStart;
 use magma_core::wire::PROTOCOL_VERSION;
 use magma_core::wire::node_protocol::{Identity, VolcanoStatus};
 use tokio::sync::Notify;
@@ -28,6 +29,7 @@ use crate::keyspace::Keyspace;
 use crate::node_proto::NodeProto;
 use crate::replica::Replica;
 use crate::scrub::Scrub;
+use crate::starts::Starts;
 use crate::supervision::{Guarded, Watch};
 use crate::transport::{Connection, NetworkSecret};
 
@@ -39,6 +41,10 @@ pub struct Node {
     pub info: VolcanoInfo,
     /// Which start of it this is.
     pub start_number: u64,
+    /// Drawn for this start.
+    pub life: u64,
+    /// Which starts of the others were seen.
+    pub starts: Starts,
     /// Its directory.
     pub dir: PathBuf,
     /// How long a volcano may be dead before it is evicted, where this one leads; none for ever.
@@ -138,6 +144,8 @@ pub struct NodeSeed {
     pub info: VolcanoInfo,
     /// Which start of it this is.
     pub start_number: u64,
+    /// Which starts of the others were seen.
+    pub starts: Vec<(VolcanoId, SeenStart)>,
     /// Its directory.
     pub dir: PathBuf,
     /// The network's secret.
@@ -164,6 +172,9 @@ impl Node {
             id: seed.id,
             info: seed.info,
             start_number: seed.start_number,
+            // Never 0, which stands for a volcano that does not say it.
+            life: rand::random::<u64>() | 1,
+            starts: Starts::new(seed.dir.clone(), seed.starts),
             dir: seed.dir,
             evict_after: seed.evict_after,
             secret: seed.secret,
@@ -215,6 +226,7 @@ impl Node {
             volcano: Some(self.id),
             nick: self.info.nick.clone(),
             start_number: self.start_number,
+            life: self.life,
             epoch: lava.epoch,
         }
     }

@@ -387,7 +387,7 @@ pub fn check_member(node: &Node, identity: &Identity) -> Result<(), String> {
             "{nick} (volcano {id}) is not a member of this lava network (any more): \
              it can join with an empty directory (-r)"
         )),
-        Some(_) => Ok(()),
+        Some(_) => node.starts.check(identity),
         None => Err(format!("{nick} does not say which volcano it is")),
     }
 }

@@ -11,6 +11,7 @@ use magma_core::agreement::lava_log::LavaLog;
 use magma_core::ids::{Generation, NetworkId, VolcanoId};
 use magma_core::lava::{Lava, VolcanoInfo};
 use magma_core::store::StoreError;
+use magma_core::store::agreement_log::starts::SeenStart;
 use magma_core::store::agreement_log::{AgreementLog, LogError};
 use magma_core::store::lock::DirLock;
 use magma_core::wire::node_protocol::{NodeAnswer, NodeCall, NodeHello, NodeWelcome};
@@ -38,6 +39,8 @@ pub struct Founded {
     pub info: VolcanoInfo,
     /// Which start of it this is.
     pub start_number: u64,
+    /// Which starts of the others were seen.
+    pub starts: Vec<(VolcanoId, SeenStart)>,
     /// The lava that it knows.
     pub lava: Lava,
     /// The agreement's log.
@@ -195,6 +198,7 @@ fn finish(
     console: TcpListener,
 ) -> Result<Founded, StartError> {
     let start_number = log.next_start_number()?;
+    let starts = log.log().load_starts()?;
     let lava = if log.lava().epoch > lava.epoch {
         log.lava().clone()
     } else {
@@ -208,6 +212,7 @@ fn finish(
         id,
         info,
         start_number,
+        starts,
         lava,
         log,
         console,

@@ -6,6 +6,7 @@
 //! must not be taken back by a loss of power.
 
 mod generation;
+pub mod starts;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -274,21 +275,6 @@ impl AgreementLog {
             });
         }
         Ok(entries)
-    }
-
-    /// Counts this start of the volcano, for ever. The others remember the highest that they have
-    /// seen: a lower one is a directory that was restored from a backup.
-    pub fn next_start_number(&mut self) -> StoreResult<u64> {
-        let number: i64 = self.write(|tx| {
-            tx.query_row(
-                "INSERT INTO meta (name, value) VALUES ('start_number', 1)
-                 ON CONFLICT (name) DO UPDATE SET value = value + 1
-                 RETURNING value",
-                [],
-                |row| row.get(0),
-            )
-        })?;
-        u64::try_from(number).map_err(|_| self.damaged("meta", "the start number is negative"))
     }
 
     /// Keeps who this volcano is.

@@ -21,6 +21,10 @@ pub struct Identity {
     pub nick: String,
     /// Counts the starts of this volcano; a lower one than known is an old copy of its disk.
     pub start_number: u64,
+    /// Drawn at each start: two starts with one number are two copies of a disk. 0 from a volcano
+    /// that does not say it.
+    #[serde(default)]
+    pub life: u64,
     /// The lava epoch that it knows.
     pub epoch: Epoch,
 }
