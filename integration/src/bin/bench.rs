@@ -24,9 +24,13 @@ struct Args {
     /// Reads of 4 KiB
     #[arg(long, default_value_t = 2_000)]
     reads: u32,
+    /// The mount and the plain directory take turns so often
+    #[arg(long, default_value_t = 4)]
+    rounds: u32,
 }
 
-/// One measurement: how much, how long, and the CPU time of all of Magma's processes.
+/// How much was done, how long it took, and the CPU time of all of Magma's processes meanwhile.
+#[derive(Default)]
 struct Measured {
     amount: f64,
     wall: Duration,
@@ -43,69 +47,138 @@ const MIB: usize = 1 << 20;
 
 fn main() -> io::Result<()> {
     let args = Args::parse();
-    let local_dir = tempfile::tempdir()?;
-    let mut cluster = Cluster::start(3);
-
+    let local = tempfile::tempdir()?;
+    let mut bench = Bench {
+        cluster: Cluster::start(3),
+        rounds: args.rounds.max(1),
+    };
     println!(
         "{:<24}{:>12}{:>12}{:>8}{:>16}",
         "", "mount", "local", "ratio", "CPU/operation"
     );
-    let mount = cluster.mount(0);
-    let create = |dir: &Path| measure(args.files, || create_files(dir, args.files));
-    report(
-        "creates of 4 KiB /s",
-        &create(mount.path())?,
-        &create(local_dir.path())?,
-    );
-    let write = |dir: &Path| measure(args.mib, || write_big(dir, args.mib));
-    report(
-        "sequential write MiB/s",
-        &write(mount.path())?,
-        &write(local_dir.path())?,
-    );
-    mount.end();
-
-    // Cold: nothing in any page cache, and a mount that knows nothing.
-    let cold = |cluster: &mut Cluster| drop_caches().map(|()| cluster.mount(1));
-    let mount = cold(&mut cluster)?;
-    let stat = |dir: &Path| measure(args.files, || stat_files(dir, args.files));
-    report("stats /s", &stat(mount.path())?, &stat(local_dir.path())?);
+    let (local, files, mib) = (local.path(), args.files, args.mib);
+    bench.warm("creates of 4 KiB /s", local, files, |place| {
+        fs::create_dir(place.dir.join(place.name("small")))?;
+        create_files(place, files / place.rounds)
+    })?;
+    bench.warm("sequential write MiB/s", local, mib, |place| {
+        write_big(place, mib / place.rounds)
+    })?;
+    let stat = |place: &Place<'_>| stat_files(place, files / place.rounds);
+    let read = |place: &Place<'_>| read_files(place, files / place.rounds);
+    bench.cold("stats /s", local, files, stat)?;
     // Warm: the same once more, and opened and read for the second time.
-    report(
-        "warm stats /s",
-        &stat(mount.path())?,
-        &stat(local_dir.path())?,
-    );
-    let open = |dir: &Path| measure(args.files, || read_files(dir, args.files));
-    for dir in [mount.path(), local_dir.path()] {
-        open(dir)?;
-    }
-    report(
-        "warm opens and reads /s",
-        &open(mount.path())?,
-        &open(local_dir.path())?,
-    );
-    mount.end();
-    let mount = cold(&mut cluster)?;
-    let read = |dir: &Path| measure(args.mib, || read_big(dir));
-    report(
-        "sequential read MiB/s",
-        &read(mount.path())?,
-        &read(local_dir.path())?,
-    );
-    mount.end();
-    let mount = cold(&mut cluster)?;
-    let small = |dir: &Path| measure(args.reads, || read_small(dir, args.mib, args.reads));
-    report(
-        "reads of 4 KiB /s",
-        &small(mount.path())?,
-        &small(local_dir.path())?,
-    );
-    mount.end();
-    Ok(())
+    bench.again("warm stats /s", local, files, stat)?;
+    bench.again("warm opens and reads /s", local, files, read)?;
+    bench.cold("sequential read MiB/s", local, mib, read_big)?;
+    let reads = args.reads;
+    bench.cold("reads of 4 KiB /s", local, reads, |place| {
+        read_small(place, mib / place.rounds, reads / place.rounds)
+    })
 }
 
-fn report(what: &str, mount: &Measured, local: &Measured) {
+/// Where a round works: the files of each round are its own.
+struct Place<'a> {
+    dir: &'a Path,
+    round: u32,
+    rounds: u32,
+}
+
+impl Place<'_> {
+    fn name(&self, what: &str) -> String {
+        format!("{what}-{}", self.round)
+    }
+}
+
+/// The mount and the plain directory take turns, so that whatever else the machine does meets both.
+struct Bench {
+    cluster: Cluster,
+    rounds: u32,
+}
+
+impl Bench {
+    /// One mount for all rounds.
+    fn warm(
+        &mut self,
+        what: &str,
+        local: &Path,
+        amount: u32,
+        work: impl Fn(&Place<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mount = self.cluster.mount(0);
+        let mut both = (Measured::default(), Measured::default());
+        for round in 0..self.rounds {
+            for (dir, measured) in [(mount.path(), &mut both.0), (local, &mut both.1)] {
+                sync();
+                self.measure(measured, dir, round, amount, &work)?;
+            }
+        }
+        mount.end();
+        report(what, &both);
+        Ok(())
+    }
+
+    /// Cold: nothing in any page cache, and a mount that knows nothing.
+    fn cold(
+        &mut self,
+        what: &str,
+        local: &Path,
+        amount: u32,
+        work: impl Fn(&Place<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut both = (Measured::default(), Measured::default());
+        for round in 0..self.rounds {
+            drop_caches()?;
+            let mount = self.cluster.mount(1);
+            self.measure(&mut both.0, mount.path(), round, amount, &work)?;
+            self.measure(&mut both.1, local, round, amount, &work)?;
+            mount.end();
+        }
+        report(what, &both);
+        Ok(())
+    }
+
+    /// What was done just before is done again, and only that is measured.
+    fn again(
+        &mut self,
+        what: &str,
+        local: &Path,
+        amount: u32,
+        work: impl Fn(&Place<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mount = self.cluster.mount(1);
+        let mut both = (Measured::default(), Measured::default());
+        for round in 0..self.rounds {
+            for (dir, measured) in [(mount.path(), &mut both.0), (local, &mut both.1)] {
+                let rounds = self.rounds;
+                work(&Place { dir, round, rounds })?;
+                self.measure(measured, dir, round, amount, &work)?;
+            }
+        }
+        mount.end();
+        report(what, &both);
+        Ok(())
+    }
+
+    fn measure(
+        &self,
+        measured: &mut Measured,
+        dir: &Path,
+        round: u32,
+        amount: u32,
+        work: impl Fn(&Place<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let rounds = self.rounds;
+        let (cpu, begin) = (cpu_of_magma(), Instant::now());
+        work(&Place { dir, round, rounds })?;
+        measured.wall += begin.elapsed();
+        measured.cpu += cpu_of_magma().saturating_sub(cpu);
+        measured.amount += f64::from(amount / rounds);
+        Ok(())
+    }
+}
+
+fn report(what: &str, (mount, local): &(Measured, Measured)) {
     let each = mount.cpu.as_secs_f64() / mount.amount * 1e6;
     println!(
         "{what:<24}{:>12.0}{:>12.0}{:>8.3}{each:>13.0} µs",
@@ -115,47 +188,35 @@ fn report(what: &str, mount: &Measured, local: &Measured) {
     );
 }
 
-fn measure(amount: u32, work: impl FnOnce() -> io::Result<()>) -> io::Result<Measured> {
-    let (cpu, begin) = (cpu_of_magma(), Instant::now());
-    work()?;
-    let wall = begin.elapsed();
-    let cpu = cpu_of_magma().saturating_sub(cpu);
-    Ok(Measured {
-        amount: f64::from(amount),
-        wall,
-        cpu,
-    })
-}
-
-fn create_files(dir: &Path, files: u32) -> io::Result<()> {
-    fs::create_dir(dir.join("small"))?;
+fn create_files(place: &Place<'_>, files: u32) -> io::Result<()> {
+    let dir = place.dir.join(place.name("small"));
     let content = [7; 4096];
     for file in 0..files {
-        let path = dir.join(format!("small/{file}"));
-        File::create_new(path)?.write_all(&content)?;
+        File::create_new(dir.join(file.to_string()))?.write_all(&content)?;
     }
     Ok(())
 }
 
-fn stat_files(dir: &Path, files: u32) -> io::Result<()> {
+fn stat_files(place: &Place<'_>, files: u32) -> io::Result<()> {
+    let dir = place.dir.join(place.name("small"));
     for file in 0..files {
-        let length = fs::symlink_metadata(dir.join(format!("small/{file}")))?.len();
+        let length = fs::symlink_metadata(dir.join(file.to_string()))?.len();
         assert_eq!(length, 4096);
     }
     Ok(())
 }
 
-fn read_files(dir: &Path, files: u32) -> io::Result<()> {
+fn read_files(place: &Place<'_>, files: u32) -> io::Result<()> {
+    let dir = place.dir.join(place.name("small"));
     let mut content = [0; 4096];
     for file in 0..files {
-        let mut file = File::open(dir.join(format!("small/{file}")))?;
-        file.read_exact(&mut content)?;
+        File::open(dir.join(file.to_string()))?.read_exact(&mut content)?;
     }
     Ok(())
 }
 
-fn write_big(dir: &Path, mib: u32) -> io::Result<()> {
-    let mut file = File::create_new(dir.join("big"))?;
+fn write_big(place: &Place<'_>, mib: u32) -> io::Result<()> {
+    let mut file = File::create_new(place.dir.join(place.name("big")))?;
     let content = vec![9; MIB];
     for _ in 0..mib {
         file.write_all(&content)?;
@@ -163,20 +224,20 @@ fn write_big(dir: &Path, mib: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-fn read_big(dir: &Path) -> io::Result<()> {
-    let mut file = File::open(dir.join("big"))?;
+fn read_big(place: &Place<'_>) -> io::Result<()> {
+    let mut file = File::open(place.dir.join(place.name("big")))?;
     let mut buffer = vec![0; MIB];
     while file.read(&mut buffer)? > 0 {}
     Ok(())
 }
 
 /// Reads here and there: a stride that is prime to the number of blocks meets them all.
-fn read_small(dir: &Path, mib: u32, reads: u32) -> io::Result<()> {
+fn read_small(place: &Place<'_>, mib: u32, reads: u32) -> io::Result<()> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_CLOEXEC)
-        .open(dir.join("big"))?;
-    let blocks = u64::from(mib) * 256;
+        .open(place.dir.join(place.name("big")))?;
+    let blocks = u64::from(mib.max(1)) * 256;
     let mut buffer = [0; 4096];
     for read in 0..u64::from(reads) {
         file.read_exact_at(&mut buffer, read * 7_919 % blocks * 4096)?;
@@ -184,9 +245,13 @@ fn read_small(dir: &Path, mib: u32, reads: u32) -> io::Result<()> {
     Ok(())
 }
 
-fn drop_caches() -> io::Result<()> {
+fn sync() {
     // SAFETY: sync(2) takes nothing and cannot fail.
     unsafe { libc::sync() };
+}
+
+fn drop_caches() -> io::Result<()> {
+    sync();
     fs::write("/proc/sys/vm/drop_caches", "3")
 }
 
