@@ -14,7 +14,7 @@ use integration::stores::verify;
 use integration::{Cluster, Mount, source_tree, tools};
 
 /// Small files of the tree.
-const FILES: usize = 500;
+const FILES: usize = 1000;
 const SEED: u64 = 20150213;
 /// Transactions of the database.
 const TRANSACTIONS: u32 = 1000;
