@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use magma_core::engine::{Action, Engine, Event, PeerStorage};
 use magma_core::ids::VolcanoId;
 use magma_core::lava::Lava;
-use magma_core::limits::{ENGINE_BATCH, ENGINE_QUEUE};
+use magma_core::limits::{ENGINE_BATCH, ENGINE_QUEUE, SHIP_EARLY_BYTES};
 use magma_core::store::content::ContentFiles;
 use magma_core::store::sqlite::SqliteStore;
 use magma_core::store::{StoreError, StoreResult};
@@ -183,7 +183,15 @@ struct Runner {
 }
 
 impl Runner {
+    /// What is large goes to the copies while this thread writes it.
+    fn ship_early(&self, engine: &mut DiskEngine) {
+        let output = self.output.clone();
+        let send = move |action| drop(output.send(Output::Actions(vec![action])));
+        engine.ship_early(SHIP_EARLY_BYTES, Box::new(send));
+    }
+
     fn run(mut self, mut engine: DiskEngine, mut sentinel: DropSentinel) {
+        self.ship_early(&mut engine);
         let mut ticked = Instant::now();
         loop {
             let mut events = Vec::new();
@@ -316,6 +324,7 @@ impl Runner {
                 return None;
             }
         };
+        self.ship_early(&mut engine);
         self.watch.restarted("Engine");
         let _ = self.output.send(Output::Restarted);
         let mut events: Vec<Event> = self.up.iter().map(|id| Event::PeerUp(*id)).collect();

@@ -124,6 +124,8 @@ pub struct Engine<S: Store> {
     /// Steps and work to do before the batch ends.
     local: VecDeque<event::Work>,
     actions: Vec<Action>,
+    /// Where large operations go that the copies get while this volcano writes them itself.
+    early: Option<shipping::Early>,
     durability: Durability,
     /// Something of this batch must be committed at its end.
     firm: bool,
@@ -185,6 +187,7 @@ impl<S: Store> Engine<S> {
             next_token: 1,
             local: VecDeque::new(),
             actions: Vec::new(),
+            early: None,
             durability: Durability::Process,
             firm: false,
             lazy: false,
@@ -248,6 +251,13 @@ impl<S: Store> Engine<S> {
         self.flush_ships();
         (self.lazy, self.firm) = (false, false);
         self.store.commit(durability)
+    }
+
+    /// Lets operations with at least so many bytes of content go to the copies before this volcano
+    /// has written them: what `send` is called with is on its way although the batch may yet fail.
+    /// Both then write at the same time.
+    pub fn ship_early(&mut self, from_bytes: usize, send: Box<dyn FnMut(Action) + Send>) {
+        self.early = Some(shipping::Early { from_bytes, send });
     }
 
     /// Commits what was left for a later batch: the volcano ends.

@@ -1,5 +1,7 @@
 //! One volcano: its engine, the store that outlives it, and what waits to be handled.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use magma_core::engine::{Action, Engine, Event};
 use magma_core::ids::VolcanoId;
 use magma_core::lava::Lava;
@@ -24,11 +26,14 @@ pub struct Volcano {
     skew: u64,
     engine: Option<Engine<MemoryStore>>,
     store: MemoryStore,
+    /// Operations go to the copies before they are committed, as large ones do.
+    ships_early: bool,
+    early: Arc<Mutex<Vec<Action>>>,
 }
 
 impl Volcano {
     /// A volcano with an empty store.
-    pub fn new(id: VolcanoId, lava: Lava) -> Volcano {
+    pub fn new(id: VolcanoId, lava: Lava, ships_early: bool) -> Volcano {
         Volcano {
             id,
             lava,
@@ -39,6 +44,8 @@ impl Volcano {
             skew: id.0 * 300_000_000,
             engine: None,
             store: MemoryStore::new(),
+            ships_early,
+            early: Arc::default(),
         }
     }
 
@@ -56,7 +63,18 @@ impl Volcano {
     pub fn start(&mut self, time: u64) -> Result<(), String> {
         let store = std::mem::take(&mut self.store);
         let engine = Engine::new(self.id, self.lava.clone(), store, self.now(time));
-        self.engine = Some(engine.map_err(|error| format!("volcano {}: {error}", self.id))?);
+        let mut engine = engine.map_err(|error| format!("volcano {}: {error}", self.id))?;
+        if self.ships_early {
+            let early = self.early.clone();
+            let send = move |action| {
+                early
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(action)
+            };
+            engine.ship_early(0, Box::new(send));
+        }
+        self.engine = Some(engine);
         self.life += 1;
         self.stopped = false;
         Ok(())
@@ -80,7 +98,32 @@ impl Volcano {
             return Ok(Vec::new());
         };
         let handled = engine.handle(now, events);
-        handled.map_err(|error| format!("volcano {}: {error}", self.id))
+        let later = handled.map_err(|error| format!("volcano {}: {error}", self.id))?;
+        let mut actions = self.take_early();
+        actions.extend(later);
+        Ok(actions)
+    }
+
+    /// Kills the process while it handles what waits: what it has sent early is on its way, and
+    /// nothing is committed.
+    pub fn crash_before_commit(&mut self, time: u64) -> Result<Vec<Action>, String> {
+        let before = self.engine.as_ref().map(|engine| engine.store().clone());
+        let now = self.now(time);
+        let events = std::mem::take(&mut self.inbox);
+        if let Some(engine) = &mut self.engine {
+            let handled = engine.handle(now, events);
+            handled.map_err(|error| format!("volcano {}: {error}", self.id))?;
+        }
+        self.crash();
+        if let Some(before) = before {
+            self.store = before;
+            self.store.crash();
+        }
+        Ok(self.take_early())
+    }
+
+    fn take_early(&self) -> Vec<Action> {
+        std::mem::take(&mut *self.early.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn now(&self, time: u64) -> Now {

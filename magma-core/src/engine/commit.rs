@@ -9,7 +9,9 @@
 //!
 //! The exception is what nobody waits for ([`Engine::commit_lazily`]): a batch that holds
 //! nothing else leaves its transaction open for the next one. A crash takes such an operation
-//! back here, and no copy has heard of it, because what is shipped is committed first.
+//! back here, and no copy has heard of it, because what is shipped is committed first. Large
+//! content is not ([`Engine::shipped_early`] says why that is right): owner and copies write it at
+//! the same time.
 
 use super::event::Release;
 use super::{Action, Engine};
@@ -60,6 +62,7 @@ impl<S: Store> Engine<S> {
             clock,
             effects,
         };
+        let sent = self.shipped_early(&record);
         self.store.apply(&record)?;
         let mut keys: Vec<Key> = Vec::with_capacity(2);
         let mut bytes = 0;
@@ -81,7 +84,7 @@ impl<S: Store> Engine<S> {
         self.statistics.committed += 1;
         if let Some(owned) = self.owned.get_mut(&slice) {
             owned.decided((epoch, seq), keys, bytes);
-            if !owned.copies.is_empty() {
+            if !sent && !owned.copies.is_empty() {
                 owned.outgoing.push(record);
             }
         }

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use super::slices::Stream;
+use super::slices::{Owned, Stream};
 use super::{Action, Engine};
 use crate::agreement::Change;
 use crate::effect::{Effect, Record, in_parts};
@@ -15,6 +15,43 @@ use crate::ids::{Epoch, Seq, SliceId, VolcanoId};
 use crate::lava::Slice;
 use crate::store::{Store, StoreResult};
 use crate::wire::peer::PeerMessage;
+
+/// See [`Engine::ship_early`].
+pub(super) struct Early {
+    pub(super) from_bytes: usize,
+    pub(super) send: Box<dyn FnMut(Action) + Send>,
+}
+
+/// Messages with all operations of a slice that were decided and not sent.
+fn ships(owned: &mut Owned, epoch: Epoch, mut send: impl FnMut(Action)) {
+    let records = std::mem::take(&mut owned.outgoing);
+    let slice = owned.id;
+    let mut targets: Vec<VolcanoId> = owned
+        .copies
+        .iter()
+        .filter(|(_, copy)| matches!(copy.stream, Stream::Live | Stream::Filling(_)))
+        .map(|(volcano, _)| *volcano)
+        .collect();
+    let last = targets.pop();
+    for records in in_parts(records, Record::weight) {
+        let payload: Vec<Bytes> = records.iter().flat_map(Record::payload).cloned().collect();
+        let ship = |to, records, payload| Action::Send {
+            to,
+            message: Box::new(PeerMessage::Ship {
+                slice,
+                epoch,
+                records,
+            }),
+            payload,
+        };
+        for to in &targets {
+            send(ship(*to, records.clone(), payload.clone()));
+        }
+        if let Some(to) = last {
+            send(ship(to, records, payload));
+        }
+    }
+}
 
 /// Operations sent in one message while a copy catches up.
 const CATCH_UP_BATCH: usize = 64;
@@ -24,48 +61,34 @@ impl<S: Store> Engine<S> {
     pub(super) fn flush_ships(&mut self) {
         let epoch = self.lava.epoch;
         for owned in self.owned.values_mut() {
-            if owned.outgoing.is_empty() {
-                continue;
+            if !owned.outgoing.is_empty() {
+                // What a copy hears of is committed here first, large content apart.
+                self.firm = true;
+                ships(owned, epoch, |action| self.actions.push(action));
             }
-            let records = std::mem::take(&mut owned.outgoing);
-            // What a copy hears of is committed here first.
-            self.firm = true;
-            let slice = owned.id;
-            let mut targets: Vec<VolcanoId> = owned
-                .copies
-                .iter()
-                .filter(|(_, copy)| matches!(copy.stream, Stream::Live | Stream::Filling(_)))
-                .map(|(volcano, _)| *volcano)
-                .collect();
-            let last = targets.pop();
-            for records in in_parts(records, Record::weight) {
-                let payload: Vec<Bytes> =
-                    records.iter().flat_map(Record::payload).cloned().collect();
-                for to in &targets {
-                    let message = PeerMessage::Ship {
-                        slice,
-                        epoch,
-                        records: records.clone(),
-                    };
-                    self.actions.push(Action::Send {
-                        to: *to,
-                        message: Box::new(message),
-                        payload: payload.clone(),
-                    });
-                }
-                if let Some(to) = last {
-                    let message = PeerMessage::Ship {
-                        slice,
-                        epoch,
-                        records,
-                    };
-                    self.actions.push(Action::Send {
-                        to,
-                        message: Box::new(message),
-                        payload,
-                    });
-                }
+        }
+    }
+
+    /// A large operation, about to be applied here, goes to the copies at once, with what was
+    /// decided before it. True when it has gone.
+    ///
+    /// A crash before the commit leaves the copies with an operation that their owner does not
+    /// have. It was acknowledged to nobody, and it is as if the owner had lost power: when it
+    /// starts it asks the copies how far they are ([`super::doubts`]), before it orders anything.
+    pub(super) fn shipped_early(&mut self, record: &Record) -> bool {
+        let Some(early) = &mut self.early else {
+            return false;
+        };
+        let bytes: usize = record.payload().map(Bytes::len).sum();
+        let owned = self.owned.get_mut(&record.slice);
+        match owned.filter(|owned| bytes >= early.from_bytes && !owned.copies.is_empty()) {
+            Some(owned) => {
+                self.firm = true;
+                owned.outgoing.push(record.clone());
+                ships(owned, self.lava.epoch, &mut early.send);
+                true
             }
+            None => false,
         }
     }
 

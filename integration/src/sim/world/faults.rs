@@ -1,6 +1,6 @@
 //! Volcanos: they join, start, crash and lose their connections.
 
-use magma_core::engine::Event;
+use magma_core::engine::{Action, Event};
 use magma_core::ids::{Epoch, VolcanoId};
 use magma_core::time::Moment;
 use rand::Rng;
@@ -12,7 +12,8 @@ use super::{Due, World};
 
 impl World {
     pub(super) fn add_volcano(&mut self, id: VolcanoId) {
-        let volcano = Volcano::new(id, self.agreement.lava().clone());
+        let ships_early = self.rng.random_bool(0.4);
+        let volcano = Volcano::new(id, self.agreement.lava().clone(), ships_early);
         self.volcanos.insert(id, volcano);
         self.stages.insert(id, Stage::Idle);
         self.at(0, Due::Restart(id));
@@ -54,15 +55,38 @@ impl World {
     }
 
     pub(super) fn crash(&mut self, id: VolcanoId) -> Result<(), String> {
-        let lost_actions = self.rng.random_bool(0.5);
+        let moment = self.rng.random_range(0..4);
         let Some(volcano) = self.volcanos.get_mut(&id).filter(|v| v.is_running()) else {
             return Ok(());
         };
-        if lost_actions {
+        let mut early = Vec::new();
+        match moment {
             // A batch was committed, and nobody heard of it.
-            volcano.handle(self.time)?;
+            0 => drop(volcano.handle(self.time)?),
+            // It was not committed, and its copies have heard of it.
+            1 => early = volcano.crash_before_commit(self.time)?,
+            _ => {}
         }
         volcano.crash();
+        for action in early {
+            if let Action::Send {
+                to,
+                message,
+                payload,
+            } = action
+            {
+                let payload = payload.concat().into();
+                let from = id;
+                self.post(
+                    to,
+                    Event::Peer {
+                        from,
+                        message,
+                        payload,
+                    },
+                );
+            }
+        }
         self.stages.insert(id, Stage::Idle);
         let others: Vec<VolcanoId> = self.volcanos.keys().copied().filter(|v| *v != id).collect();
         for other in others {
