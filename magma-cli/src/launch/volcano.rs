@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use magma_actors::config::{DEFAULT_PORT, READY_LINE};
+use magma_actors::service_manager::SOCKET_VARIABLE;
 use nix::sys::signal::Signal;
 
 use super::console::ConsoleClient;
@@ -67,6 +68,8 @@ impl VolcanoProcess {
         make_dir(&site.dir)?;
         let mut command = programs.command(Program::Magmad);
         command.arg("-d").arg(&site.dir);
+        // Whoever watches over the process that starts this one is not to hear of it.
+        command.env_remove(SOCKET_VARIABLE);
         set_key(&mut command, &site.key);
         let environment = site.environment.iter();
         command.envs(environment.map(|(name, value)| (name, value)));
