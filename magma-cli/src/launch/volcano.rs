@@ -68,7 +68,9 @@ impl VolcanoProcess {
         make_dir(&site.dir)?;
         let mut command = programs.command(Program::Magmad);
         command.arg("-d").arg(&site.dir);
-        // Whoever watches over the process that starts this one is not to hear of it.
+        // What this host has for a volcano of its own is not meant for this one: neither the options,
+        // nor whoever watches over the process that starts it.
+        command.arg("--config=/dev/null");
         command.env_remove(SOCKET_VARIABLE);
         set_key(&mut command, &site.key);
         let environment = site.environment.iter();
