@@ -100,10 +100,7 @@ fn pjdfstest(mount: &Path, remount: bool, pattern: Option<&str>) -> Outcomes {
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     // Hundreds of lines say "ok": whoever reads a failure wants the others, and what is below them.
-    let told: Vec<&str> = said
-        .lines()
-        .filter(|line| !line.ends_with(" ok"))
-        .collect();
+    let told: Vec<&str> = said.lines().filter(|line| !line.ends_with(" ok")).collect();
     assert!(
         output.status.success(),
         "{}\n{}\n{errors}",
