@@ -93,7 +93,7 @@ pub async fn follow(node: Arc<Node>) {
 }
 
 /// Feeds the watchdog, if there is one, as long as everything in the volcano lives. One that does
-/// not is ended and started again by the service manager: the other volcanos have long taken over.
+/// not is ended by the service manager, so that the others take over, and started again.
 pub async fn feed_watchdog(node: Arc<Node>, vitals: Vitals) {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
         return;
