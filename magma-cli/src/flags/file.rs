@@ -261,7 +261,7 @@ mod tests {
             ("dir = \"srv\"", 1, "absolute"),
             ("redundancy = 9", 1, "9"),
             ("arbiter = 1", 1, "boolean"),
-            ("nick = \"a\"\nnick = \"b\"", 2, "nick"),
+            ("nick = \"a\"\nnick = \"b\"", 2, "duplicate"),
             ("nick \"a\"", 1, ""),
             ("[volcano]\nnick = \"a\"", 1, "volcano"),
             ("key = \"\"", 1, "empty"),
