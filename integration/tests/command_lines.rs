@@ -42,7 +42,7 @@ fn magmad_says_in_one_line_what_is_wrong() {
     }
     let help = run(Program::Magmad, "-h");
     assert!(help.status.success());
-    assert!(String::from_utf8_lossy(&help.stdout).contains("-d <DIR>"));
+    assert!(String::from_utf8_lossy(&help.stdout).contains("-d, --dir <DIR>"));
 }
 
 #[test]

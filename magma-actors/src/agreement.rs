@@ -154,6 +154,11 @@ impl Group {
         Ok(group)
     }
 
+    /// Returns when the agreement's thread has had its turn; false if it is gone.
+    pub async fn turns(&self) -> bool {
+        self.runtime.spawn(async {}).await.is_ok()
+    }
+
     /// Who leads, as far as this volcano knows.
     pub fn leader(&self) -> Option<VolcanoId> {
         let leader = self.raft.metrics().borrow().current_leader;

@@ -22,7 +22,7 @@ use crate::flare::{ClientRequest, ReplyTo};
 use crate::generation::Afterwards;
 use crate::intervention;
 use crate::node::{Node, post};
-use crate::readiness::{stands_still, waiting};
+use crate::readiness;
 use crate::scrub::ScrubState;
 use crate::supervision::Panic;
 use crate::supervision::fault::{FaultsOff, faults_allowed};
@@ -62,16 +62,7 @@ impl Backend for ConsoleBackend {
     }
 
     fn phase(&self) -> String {
-        if self.node.is_stopping() {
-            return "ending".into();
-        }
-        if self.node.is_ready() {
-            return match self.node.leader() {
-                Some(_) => "ready".into(),
-                None => stands_still(&self.node),
-            };
-        }
-        waiting(&self.node).map_or_else(|| "ready".into(), |reason| reason.to_string())
+        readiness::phase(&self.node)
     }
 
     fn is_ready(&self) -> bool {

@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -57,6 +58,8 @@ pub enum Output {
 #[derive(Clone)]
 pub struct EngineHandle {
     queue: SyncSender<Input>,
+    /// See [`EngineHandle::turns`].
+    turns: Arc<AtomicU64>,
 }
 
 /// As much waits for the engine as may: the sender tries again.
@@ -102,6 +105,12 @@ impl EngineHandle {
         answered.await.ok()
     }
 
+    /// How often the engine has looked at its queue: at least every [`IDLE_TICK`] while it lives,
+    /// however much waits there. (A question would tell the same, but finds no room in a full queue.)
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
     /// Makes the engine panic (tests of supervision).
     pub fn fault(&self) {
         let _ = self.queue.try_send(Input::Fault);
@@ -137,9 +146,11 @@ pub fn start(
     let engine = build(&seed, None)?;
     let content = engine.store().content_files().clone();
     let sentinel = DropSentinel::new(watch.clone(), "Engine");
+    let turns = Arc::new(AtomicU64::new(0));
     let runner = Runner {
         seed,
         inbox,
+        turns: turns.clone(),
         output,
         watch,
         budget: RestartBudget::default(),
@@ -156,7 +167,7 @@ pub fn start(
             path: PathBuf::from("engine"),
             source,
         })?;
-    Ok((EngineHandle { queue }, content))
+    Ok((EngineHandle { queue, turns }, content))
 }
 
 /// The I/O pool keeps the content files of the first engine, so those after it take them over:
@@ -172,6 +183,7 @@ fn build(seed: &EngineSeed, content: Option<ContentFiles>) -> StoreResult<DiskEn
 struct Runner {
     seed: EngineSeed,
     inbox: Receiver<Input>,
+    turns: Arc<AtomicU64>,
     output: tokio::sync::mpsc::UnboundedSender<Output>,
     watch: Watch,
     budget: RestartBudget,
@@ -194,6 +206,7 @@ impl Runner {
         self.ship_early(&mut engine);
         let mut ticked = Instant::now();
         loop {
+            self.turns.fetch_add(1, Ordering::Relaxed);
             let mut events = Vec::new();
             let mut fault = false;
             let mut stop = false;

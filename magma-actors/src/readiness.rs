@@ -61,6 +61,35 @@ pub fn stands_still(node: &Node) -> String {
     }
 }
 
+/// What this volcano is doing, in a few words: ending, ready, or what it waits for.
+pub fn phase(node: &Node) -> String {
+    if node.is_stopping() {
+        return "ending".into();
+    }
+    if node.is_ready() {
+        return match node.leader() {
+            Some(_) => "ready".into(),
+            None => stands_still(node),
+        };
+    }
+    waiting(node).map_or_else(|| "ready".into(), |reason| reason.to_string())
+}
+
+/// The same with the size of the network and its epoch, where it serves: one line for whoever
+/// watches over the process.
+pub fn status_line(node: &Node) -> String {
+    let phase = phase(node);
+    if phase != "ready" {
+        return phase;
+    }
+    let lava = node.lava();
+    let volcanos = match lava.volcanos.len() {
+        1 => "1 volcano".to_owned(),
+        many => format!("{many} volcanos"),
+    };
+    format!("{phase}, {volcanos}, epoch {}", lava.epoch)
+}
+
 /// What this volcano waits for before it serves; none when it may.
 pub fn waiting(node: &Node) -> Option<Waiting> {
     let lava = node.lava();

@@ -24,13 +24,15 @@ use crate::flare::{Flare, FlareService, FromEngine};
 use crate::generation::Afterwards;
 use crate::keyspace::{Keyspace, LearnLava};
 use crate::links::Dialler;
+use crate::liveness::Vitals;
 use crate::node::{Node, NodeSeed};
 use crate::node_proto::{NodeProto, NodeService};
 use crate::readiness::waiting;
 use crate::replica::Replica;
 use crate::scrub::Scrub;
+use crate::service_manager;
 use crate::start::{Founded, StartError, found};
-use crate::supervision::{Failure, Guarded, Watch, install_panic_hook};
+use crate::supervision::{Failure, Guarded, Inner, Watch, install_panic_hook};
 use crate::transport::{Endpoint, NetworkSecret, Protocol};
 
 /// How often readiness is looked at while a volcano is loading.
@@ -49,6 +51,7 @@ pub fn run(config: VolcanoConfig) -> ExitCode {
     install_panic_hook();
     let mut config = config;
     loop {
+        service_manager::status(&service_manager::starting(&config.start));
         let system = actix_rt::System::new();
         let outcome = system.block_on(live(config.clone()));
         drop(system);
@@ -60,10 +63,12 @@ pub fn run(config: VolcanoConfig) -> ExitCode {
             }
             Ok(Afterwards::Outlived(why)) => {
                 tracing::error!("{why}");
+                service_manager::status(&why);
                 return ExitCode::from(FAILED);
             }
             Err(error) => {
                 tracing::error!("{error}");
+                service_manager::status(&error.to_string());
                 return ExitCode::from(FAILED);
             }
         }
@@ -84,17 +89,36 @@ enum LifeError {
 /// The root of the tree: it holds the addresses, so that the others live as long as it does.
 struct VolcanoActor {
     node: Arc<Node>,
-    _tree: Tree,
+    tree: Tree,
 }
 
 /// The supervised actors.
 struct Tree {
-    _keyspace: Addr<Guarded<Keyspace>>,
-    _flare: Addr<Guarded<Flare>>,
-    _node_proto: Addr<Guarded<NodeProto>>,
-    _replica: Addr<Guarded<Replica>>,
-    _balancer: Addr<Guarded<Balancer>>,
-    _console: Addr<ConsoleActor>,
+    keyspace: Addr<Guarded<Keyspace>>,
+    flare: Addr<Guarded<Flare>>,
+    node_proto: Addr<Guarded<NodeProto>>,
+    replica: Addr<Guarded<Replica>>,
+    balancer: Addr<Guarded<Balancer>>,
+    console: Addr<ConsoleActor>,
+}
+
+impl Tree {
+    /// What must answer as long as the volcano lives.
+    fn vitals(&self, node: &Node) -> Vitals {
+        let actors = vec![
+            (Keyspace::NAME, self.keyspace.clone().recipient()),
+            (Flare::NAME, self.flare.clone().recipient()),
+            (NodeProto::NAME, self.node_proto.clone().recipient()),
+            (Replica::NAME, self.replica.clone().recipient()),
+            (Balancer::NAME, self.balancer.clone().recipient()),
+            ("ConsoleActor", self.console.clone().recipient()),
+        ];
+        Vitals {
+            actors,
+            engine: node.engine.clone(),
+            group: node.group.clone(),
+        }
+    }
 }
 
 impl Actor for VolcanoActor {
@@ -103,6 +127,9 @@ impl Actor for VolcanoActor {
     fn started(&mut self, _: &mut Self::Context) {
         let node = self.node.clone();
         actix_rt::spawn(async move { become_ready(&node).await });
+        actix_rt::spawn(service_manager::follow(self.node.clone()));
+        let vitals = self.tree.vitals(&self.node);
+        actix_rt::spawn(service_manager::feed_watchdog(self.node.clone(), vitals));
     }
 }
 
@@ -157,6 +184,9 @@ async fn live(config: VolcanoConfig) -> Result<Afterwards, LifeError> {
         failure = watch.failure() => Err(LifeError::Lost(failure)),
     };
     watch.close();
+    let begins_anew = outcome.is_ok() && node.afterwards() == Afterwards::NextGeneration;
+    node.set_stopping();
+    service_manager::ending(begins_anew).await;
     end_in_order(&node, &endpoints, &stopped).await;
     outcome.map(|()| node.afterwards())
 }
@@ -277,13 +307,13 @@ fn start_tree(
     actix_rt::spawn(feed_lavas(group.lavas(), keyspace.clone()));
     let volcano = VolcanoActor {
         node: node.clone(),
-        _tree: Tree {
-            _keyspace: keyspace,
-            _flare: flare,
-            _node_proto: node_proto,
-            _replica: replica,
-            _balancer: balancer,
-            _console: console,
+        tree: Tree {
+            keyspace,
+            flare,
+            node_proto,
+            replica,
+            balancer,
+            console,
         },
     };
     volcano.start();

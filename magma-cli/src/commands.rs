@@ -1,6 +1,7 @@
 //! What each program does.
 
 pub mod demo;
+pub mod generate;
 pub mod keygen;
 pub mod magmad;
 pub mod mount;

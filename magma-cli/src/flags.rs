@@ -1,4 +1,12 @@
-//! The options of `magmad`, exactly the original's, and what they become.
+//! The options of `magmad`, with the original's letters, and what they become.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`file`] | the same options from a file |
+//! | [`merge`] | what the command line does not say comes from the file, or from systemd |
+
+pub mod file;
+pub mod merge;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -35,47 +43,47 @@ fn after_help() -> String {
 }
 
 /// Runs a volcano of a lava network.
-#[derive(Parser, Debug)]
+#[derive(Parser, Debug, Default)]
 #[command(name = "magmad", version, disable_version_flag = true, after_help = after_help())]
 pub struct MagmadFlags {
     /// Nickname, unique in the network [default: the short host name]
-    #[arg(short = 'n', value_name = "NICK")]
+    #[arg(short = 'n', long = "nick", value_name = "NICK")]
     nick: Option<String>,
     /// Fully qualified name [default: the nickname]
-    #[arg(short = 's', value_name = "FQDN")]
+    #[arg(short = 's', long = "fqdn", value_name = "FQDN")]
     fqdn: Option<String>,
     /// Secret key of the network
     #[arg(short = 'k', long = "key", value_name = "KEY")]
     key: Option<String>,
-    /// File whose first line is the secret key [or in the environment: MAGMA_KEY]
+    /// File whose first line is the secret key [or in the environment: MAGMA_KEY, or systemd's credential "key"]
     #[arg(long = "key-file", value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// Address of all ports [default: the one that reaches HOST, else the host's first]
-    #[arg(short = 'i', value_name = "ADDRESS")]
+    #[arg(short = 'i', long = "address", value_name = "ADDRESS")]
     address: Option<IpAddr>,
     /// Bootstrap a new lava network
-    #[arg(short = 'b')]
+    #[arg(short = 'b', long = "bootstrap")]
     bootstrap: bool,
     /// Join a network after the volcano at this host (its flare port, default 12000)
-    #[arg(short = 'r', value_name = "HOST[:PORT]")]
+    #[arg(short = 'r', long = "join", value_name = "HOST[:PORT]")]
     remote: Option<String>,
-    /// Directory of the store
-    #[arg(short = 'd', value_name = "DIR")]
+    /// Directory of the store [default: systemd's state directory, in a service]
+    #[arg(short = 'd', long = "dir", value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Flare port; node is one above, console two above [default: 12000]
-    #[arg(short = 'p', value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=PORT_MAX as i64))]
+    #[arg(short = 'p', long = "port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=PORT_MAX as i64))]
     port: Option<u16>,
     /// Declared bandwidth in Kbit/s [default: 1000000]
-    #[arg(short = 'w', value_name = "KBITS")]
+    #[arg(short = 'w', long = "bandwidth", value_name = "KBITS")]
     bandwidth: Option<u64>,
     /// Declared storage in GB [default: what the disk has]
-    #[arg(short = 'S', value_name = "GB", value_parser = clap::value_parser!(u64).range(..=u64::MAX / GIGABYTE))]
+    #[arg(short = 'S', long = "storage", value_name = "GB", value_parser = clap::value_parser!(u64).range(..=u64::MAX / GIGABYTE))]
     storage: Option<u64>,
     /// Debug channels, as letters
-    #[arg(short = 'D', value_name = "MASK")]
+    #[arg(short = 'D', long = "debug", value_name = "MASK")]
     debug: Vec<String>,
     /// All debug channels
-    #[arg(short = 'A')]
+    #[arg(short = 'A', long = "debug-all")]
     debug_all: bool,
     /// With -b: copies of each slice beside its owner [default: 1]
     #[arg(long = "redundancy", value_name = "N", value_parser = clap::value_parser!(u8).range(..=REDUNDANCY_MAX as i64))]
@@ -89,6 +97,9 @@ pub struct MagmadFlags {
     /// Seconds after which a dead volcano is evicted: its copies are made anew on others; 0: never [default: 600]
     #[arg(long = "evict-after", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=u64::from(u32::MAX)))]
     evict_after: Option<u64>,
+    /// File of options: long names without the dashes, in TOML; the command line wins [default: /etc/magma/magmad.toml, if it is there]
+    #[arg(long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print the version
     #[arg(long = "version", action = clap::ArgAction::Version)]
     version: Option<bool>,
@@ -130,6 +141,16 @@ impl MagmadFlags {
         self.key_file.as_deref()
     }
 
+    /// Whether the secret key itself was given.
+    pub fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// The file of options, when one was given.
+    pub fn config_file(&self) -> Option<&std::path::Path> {
+        self.config.as_deref()
+    }
+
     /// Checks everything and asks the system for what was left out. `variable` is the value
     /// of the environment variable of the secret key.
     pub fn into_config(self, variable: Option<String>) -> Result<VolcanoConfig, Refused> {
@@ -147,7 +168,9 @@ impl MagmadFlags {
             return usage("-b begins a network and --rejoin joins one: give one of the two");
         }
         let Some(dir) = self.dir else {
-            return usage("the directory of the store is missing: give it with -d");
+            return usage(
+                "the directory of the store is missing: give it with -d, or as dir in the file of --config",
+            );
         };
         let dir = std::path::absolute(&dir)
             .map_err(|error| Refused::Usage(format!("-d {}: {error}", dir.display())))?;
@@ -228,12 +251,7 @@ fn complete(told: InfoChanges, contact: Option<&HostPort>) -> Result<VolcanoInfo
         }
     };
     let addr = match told.addr {
-        Some(addr) if addr.is_unspecified() || addr.is_multicast() => {
-            return Err(Refused::Usage(format!(
-                "-i {addr} is not an address that others could send to"
-            )));
-        }
-        Some(addr) => addr,
+        Some(addr) => check_address(addr).map_err(|bad| Refused::Usage(format!("-i {bad}")))?,
         None => default_address(contact)?,
     };
     Ok(VolcanoInfo {
@@ -245,6 +263,15 @@ fn complete(told: InfoChanges, contact: Option<&HostPort>) -> Result<VolcanoInfo
         storage_bytes: told.storage_bytes.unwrap_or(0),
         arbiter: false,
     })
+}
+
+fn check_address(addr: IpAddr) -> Result<IpAddr, String> {
+    if addr.is_unspecified() || addr.is_multicast() {
+        return Err(format!(
+            "{addr} is not an address that others could send to"
+        ));
+    }
+    Ok(addr)
 }
 
 fn short_host_name() -> Result<String, Refused> {

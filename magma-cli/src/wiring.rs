@@ -142,6 +142,16 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+/// Whether there is a volcano in a directory, running or not. Nothing in it is changed. One that
+/// cannot be read counts as there: its start will say why.
+pub fn holds_volcano(dir: &Path) -> bool {
+    if !dir.join(agreement_log::FILE_NAME).is_file() {
+        return false;
+    }
+    let known = AgreementLog::peek(dir).and_then(|log| log.load_self());
+    !matches!(known, Ok(None))
+}
+
 /// Opens the store of a volcano that does not run, to look at it. Nothing in it is changed.
 pub fn open_store(dir: &Path) -> Result<OpenStore, OpenError> {
     let nobody = || OpenError::NoVolcano {

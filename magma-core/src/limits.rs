@@ -206,6 +206,11 @@ pub const SYMLINK_HOPS_MAX: usize = 40;
 pub const RESTARTS_MAX: usize = 8;
 /// The window in which restarts are counted, in milliseconds.
 pub const RESTART_WINDOW_MS: u64 = 60_000;
+/// An actor, the engine or the agreement that answers nothing for this long does not live, in
+/// milliseconds: a volcano with such a one leaves its service manager's watchdog unfed.
+pub const LIVENESS_MS: u64 = 10_000;
+/// Largest file of options of `magmad`, in bytes.
+pub const CONFIG_FILE_MAX: u64 = 64 * 1024;
 
 /// Validity of a lease in milliseconds, counted by the client from sending the request.
 pub const LEASE_MS: u64 = 5_000;

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`arguments`] | options and operands of a command line |
 //! | [`spec`] | `h1,h2:/dir` as fstab has it |
+//! | [`help`] | what is said of the options |
 //! | [`request`] | both forms of the command become one [`MountRequest`] |
 //! | [`daemon`] | the process that goes into the background, and the one that waits for it |
 
 pub mod arguments;
 pub mod daemon;
+pub mod help;
 pub mod request;
 pub mod spec;
 

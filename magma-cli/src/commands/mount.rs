@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use magma_fuse::helper::{self, Herald, Invocation, LogTarget, MountRequest, Parsed, Side};
-use magma_fuse::helper::{daemon, request};
+use magma_fuse::helper::{daemon, help, request};
 
 use crate::flags::{Refused, key_variable};
 use crate::logging::{self, Target};
@@ -18,7 +18,7 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
     process_title::scrub();
     match invocation {
         Ok(Invocation::Help) => {
-            output::result(request::USAGE);
+            output::result(help::usage());
             0
         }
         Ok(Invocation::Version) => {

@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use super::{demo, keygen, remote, verify};
+use super::{demo, generate, keygen, remote, verify};
 use crate::flags::Refused;
 use crate::output;
 
@@ -26,12 +26,20 @@ enum Tool {
     Verify(verify::VerifyFlags),
     #[command(flatten)]
     Remote(remote::RemoteTool),
+    /// Write the man pages and the completions of shells, for packages
+    #[command(hide = true)]
+    Generate(generate::GenerateFlags),
     /// Run a volcano, as magmad does
     #[command(hide = true)]
     Magmad,
     /// Mount a network, as mount.magma does
     #[command(hide = true)]
     Mount,
+}
+
+/// The definition of the options.
+pub fn command() -> clap::Command {
+    Tools::command()
 }
 
 /// Runs the program; `arguments` begins with its name.
@@ -54,6 +62,7 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
         Tool::Demo(flags) => demo::run(flags),
         Tool::Keygen => keygen::run(),
         Tool::Verify(flags) => verify::run(&flags),
+        Tool::Generate(flags) => generate::run(&flags),
         Tool::Remote(tool) => remote::run(tool),
         // Taken by the first argument, before options are read: see `Program::main`.
         Tool::Magmad | Tool::Mount => {

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use magma_actors::config::{DEFAULT_PORT, READY_LINE};
+use magma_actors::service_manager::SOCKET_VARIABLE;
 use nix::sys::signal::Signal;
 
 use super::console::ConsoleClient;
@@ -67,6 +68,10 @@ impl VolcanoProcess {
         make_dir(&site.dir)?;
         let mut command = programs.command(Program::Magmad);
         command.arg("-d").arg(&site.dir);
+        // What this host has for a volcano of its own is not meant for this one: neither the options,
+        // nor whoever watches over the process that starts it.
+        command.arg("--config=/dev/null");
+        command.env_remove(SOCKET_VARIABLE);
         set_key(&mut command, &site.key);
         let environment = site.environment.iter();
         command.envs(environment.map(|(name, value)| (name, value)));

@@ -77,31 +77,6 @@ const IGNORED_WITH_VALUE: &[&str] = &[
     "user_id", "group_id", "max_read",
 ];
 
-/// The usage, for `-h`.
-pub const USAGE: &str = "\
-Mounts a lava network.
-
-Usage: mount.magma --host=HOST[,HOST...] --key=KEY [OPTIONS] DIR
-       mount.magma HOST[:PORT][,HOST...]:/[SUBDIR] DIR [-o OPTION,...]
-       mount.magma -u DIR
-
-      --host=HOST      a volcano of the network, or several, by name or address
-      --ip=ADDRESS     the same
-  -p, --port=PORT      flare port of hosts that name none (default 12000)
-      --key=KEY        secret key of the network (also --keyphrase)
-      --key-file=FILE  file whose first line is the key [or in the environment: MAGMA_KEY]
-  -s                   one thread takes requests from the kernel
-  -f                   stay in the foreground
-      --patience=SECS  how long an operation waits for a volcano (default 30)
-      --log=FILE       log to a file, to syslog (the default in the background) or to stderr
-      --debug=MASK     debug channels, as letters (magmad -h lists them)
-      --debug-all      all debug channels
-  -o OPTION,...        ro, rw, allow_other, noatime, nosuid, nodev, noexec, key=, key-file=,
-                       port=, patience=, log=, debug=, and what else fstab may hold
-  -u DIR               unmount; lazily: open files stay usable until they are closed
-  -h, --help           this text
-      --version        the version";
-
 /// What a command line asks for.
 #[derive(Debug)]
 pub enum Invocation {
