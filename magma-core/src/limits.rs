@@ -319,11 +319,6 @@ pub const BACKOFF_MAX_MS: u64 = 200;
 /// Pause before a request is repeated whose program was told of a timeout already, in
 /// milliseconds.
 pub const SETTLE_PAUSE_MS: u64 = 2_000;
-/// A write that has its place is sent in pieces of so many bytes: one is written while the next
-/// travels.
-pub const WRITE_PIECE: usize = IO_MAX / 4;
-/// Pieces of one write that are under way together.
-pub const WRITES_TOGETHER: usize = 4;
 /// Content bytes of requests that a client has outstanding.
 pub const CLIENT_BYTES_IN_FLIGHT: usize = 256 * 1024 * 1024;
 /// Names whose flares a client remembers for the next unlink or rename.

@@ -1,12 +1,10 @@
 //! Reading and writing content, in pieces that one operation may carry.
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use futures::stream;
 
 use magma_core::error::{OpError, OpResult};
 use magma_core::ids::FlareRef;
-use magma_core::limits::{IO_MAX, WRITE_PIECE, WRITES_TOGETHER};
+use magma_core::limits::IO_MAX;
 use magma_core::op::{AllocateHow, Answer, Credentials, Op};
 
 use super::Client;
@@ -150,84 +148,43 @@ impl Client {
         how: WriteHow,
         cred: &Credentials,
     ) -> OpResult<Written> {
-        // Appends come one after another; what has its place may be under way together.
-        let (most, together) = match how.append {
-            true => (IO_MAX, 1),
-            false => (WRITE_PIECE, WRITES_TOGETHER),
-        };
-        let pieces = pieces(offset, content, most);
-        let mut written = stream::iter(pieces)
-            .map(|(at, piece)| self.write_piece(flare, at, piece, how, cred))
-            .buffered(together);
         let mut done: Option<Written> = None;
-        let mut failed = None;
-        while let Some(piece) = written.next().await {
-            match (piece, failed.is_some()) {
-                (Ok(piece), false) => {
-                    done = Some(Written {
-                        offset: done.map_or(piece.offset, |done| done.offset),
-                        count: done.map_or(0, |done| done.count) + piece.count,
-                        size: done.map_or(piece.size, |done| done.size.max(piece.size)),
-                    });
+        let mut rest = content;
+        while !rest.is_empty() || done.is_none() {
+            let piece = rest.split_to(rest.len().min(IO_MAX));
+            let count = piece.len();
+            let at = done.map_or(offset, |done| offset.saturating_add(done.count as u64));
+            let op = Op::Write {
+                flare,
+                offset: at,
+                len: count as u32,
+                append: how.append,
+                sync: how.sync,
+            };
+            let ask = Ask {
+                payload: piece,
+                ..Ask::new(flare.key(), cred, op)
+            };
+            let answer = match (self.shared.ask(ask).await, done) {
+                (Ok(told), _) => told.answer,
+                (Err(error), None) => return Err(error),
+                (Err(error), Some(done)) => {
+                    tracing::debug!(%error, count = done.count, "a write stopped short");
+                    return Ok(done);
                 }
-                // What lies behind a gap is not counted, but nothing is left under way.
-                (Ok(_), true) | (Err(_), true) => {}
-                (Err(error), false) => failed = Some(error),
-            }
-        }
-        match (done, failed) {
-            (Some(done), None) => Ok(done),
-            (Some(done), Some(error)) => {
-                tracing::debug!(%error, count = done.count, "a write stopped short");
-                Ok(done)
-            }
-            // There is at least one piece.
-            (None, failed) => Err(failed.unwrap_or(OpError::Io)),
-        }
-    }
-
-    async fn write_piece(
-        &self,
-        flare: FlareRef,
-        offset: u64,
-        piece: Bytes,
-        how: WriteHow,
-        cred: &Credentials,
-    ) -> OpResult<Written> {
-        let count = piece.len();
-        let op = Op::Write {
-            flare,
-            offset,
-            len: count as u32,
-            append: how.append,
-            sync: how.sync,
-        };
-        let ask = Ask {
-            payload: piece,
-            ..Ask::new(flare.key(), cred, op)
-        };
-        match self.shared.ask(ask).await?.answer {
-            Answer::Written { offset, size } => Ok(Written {
-                offset,
-                count,
+            };
+            let Answer::Written { offset: went, size } = answer else {
+                return Err(unexpected(&answer));
+            };
+            done = Some(Written {
+                offset: done.map_or(went, |done| done.offset),
+                count: done.map_or(0, |done| done.count) + count,
                 size,
-            }),
-            other => Err(unexpected(&other)),
+            });
         }
+        // The loop runs at least once.
+        done.ok_or(OpError::Io)
     }
-}
-
-/// Content in pieces of at most so many bytes, each with its place; one, if there is none.
-fn pieces(offset: u64, content: Bytes, most: usize) -> Vec<(u64, Bytes)> {
-    let mut pieces = Vec::with_capacity(content.len().div_ceil(most));
-    let (mut at, mut rest) = (offset, content);
-    while !rest.is_empty() || pieces.is_empty() {
-        let piece = rest.split_to(rest.len().min(most));
-        let next = at.saturating_add(piece.len() as u64);
-        pieces.push((at, piece));
-        at = next;
-    }
-    pieces
 }
 
 /// The answer to one read.
@@ -272,16 +229,6 @@ mod tests {
             },
             payload: Bytes::from_static(payload),
         }
-    }
-
-    #[test]
-    fn content_is_cut_without_a_gap() {
-        let content = Bytes::from_static(b"abcdefg");
-        let cut = pieces(5, content.clone(), 3);
-        let cut: Vec<(u64, &[u8])> = cut.iter().map(|(at, piece)| (*at, &piece[..])).collect();
-        assert_eq!(cut, [(5, &b"abc"[..]), (8, b"def"), (11, b"g")]);
-        assert_eq!(pieces(5, content.clone(), 7), [(5, content)]);
-        assert_eq!(pieces(5, Bytes::new(), 7), [(5, Bytes::new())]);
     }
 
     #[test]
