@@ -41,8 +41,8 @@ pub struct Node {
     pub info: VolcanoInfo,
     /// Which start of it this is.
     pub start_number: u64,
-    /// Drawn for this start.
-    pub life: u64,
+    /// The latest starts over the directory, this one last.
+    pub own_starts: Vec<SeenStart>,
     /// Which starts of the others were seen.
     pub starts: Starts,
     /// Its directory.
@@ -142,8 +142,8 @@ pub struct NodeSeed {
     pub id: VolcanoId,
     /// What it says of itself.
     pub info: VolcanoInfo,
-    /// Which start of it this is.
-    pub start_number: u64,
+    /// The latest starts over the directory, this one last.
+    pub own_starts: Vec<SeenStart>,
     /// Which starts of the others were seen.
     pub starts: Vec<(VolcanoId, SeenStart)>,
     /// Its directory.
@@ -171,9 +171,8 @@ impl Node {
         Node {
             id: seed.id,
             info: seed.info,
-            start_number: seed.start_number,
-            // Never 0, which stands for a volcano that does not say it.
-            life: rand::random::<u64>() | 1,
+            start_number: seed.own_starts.last().map_or(0, |start| start.number),
+            own_starts: seed.own_starts,
             starts: Starts::new(seed.dir.clone(), seed.starts),
             dir: seed.dir,
             evict_after: seed.evict_after,
@@ -226,7 +225,7 @@ impl Node {
             volcano: Some(self.id),
             nick: self.info.nick.clone(),
             start_number: self.start_number,
-            life: self.life,
+            starts: self.own_starts.clone(),
             epoch: lava.epoch,
         }
     }

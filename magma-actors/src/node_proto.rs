@@ -259,7 +259,9 @@ impl Service for NodeService {
                 let again = lava.volcanos.iter().find(|volcano| {
                     let mut slices = lava.slices.iter();
                     let owns = |s: &Slice| s.owner == volcano.id || s.home == volcano.id;
-                    let may = !volcano.down && !volcano.info.arbiter;
+                    let may = !volcano.down
+                        && !volcano.info.arbiter
+                        && !self.node.starts.has_seen(volcano.id);
                     may && volcano.info == *info && !slices.any(owns)
                 });
                 if let Some(volcano) = again {

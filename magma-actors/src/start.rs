@@ -38,7 +38,7 @@ pub struct Founded {
     /// What it says of itself.
     pub info: VolcanoInfo,
     /// Which start of it this is.
-    pub start_number: u64,
+    pub own_starts: Vec<SeenStart>,
     /// Which starts of the others were seen.
     pub starts: Vec<(VolcanoId, SeenStart)>,
     /// The lava that it knows.
@@ -197,7 +197,8 @@ fn finish(
     mut log: LavaLog,
     console: TcpListener,
 ) -> Result<Founded, StartError> {
-    let start_number = log.next_start_number()?;
+    let own_starts = log.next_start(rand::random())?;
+    let start_number = own_starts.last().map_or(0, |start| start.number);
     let starts = log.log().load_starts()?;
     let lava = if log.lava().epoch > lava.epoch {
         log.lava().clone()
@@ -211,7 +212,7 @@ fn finish(
         _lock: lock,
         id,
         info,
-        start_number,
+        own_starts,
         starts,
         lava,
         log,
@@ -358,8 +359,7 @@ fn keep_aside(dir: &Path, old: Generation) -> Result<(), StartError> {
         let entry = entry.map_err(failed(dir))?;
         let name = entry.file_name();
         let ours = name.to_str().is_some_and(|name| {
-            name == "content"
-                || name == "scrub"
+            matches!(name, "content" | "scrub" | "redo.log" | "clean")
                 || name.starts_with("store.sql")
                 || name.starts_with("agreement.sql")
         });

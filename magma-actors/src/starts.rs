@@ -29,21 +29,17 @@ impl Starts {
     /// Whether a member comes with the directory that it had when it was last seen, or a later
     /// state of it.
     pub fn check(&self, identity: &Identity) -> Result<(), String> {
-        let Some(id) = identity.volcano else {
+        let (Some(id), Some(start)) = (identity.volcano, identity.starts.last().copied()) else {
             return Ok(());
-        };
-        let start = SeenStart {
-            number: identity.start_number,
-            life: identity.life,
         };
         let mut seen = lock(&self.seen);
         match seen.get(&id) {
             Some(known) if *known == start => return Ok(()),
-            Some(known) if !start.may_follow(known) => {
+            Some(known) if !known.is_known_to(&identity.starts) => {
                 return Err(format!(
-                    "{} comes with an older copy of its directory: it is start number {} of it, and number \
-                     {} was seen before. Give it the newer directory back; if that is lost, `evict` it and let it \
-                     join anew, with an empty one (-r)",
+                    "{} comes with an older copy of its directory: it is start number {} of it, and does not \
+                     know of number {}, which was seen before. Give it the newer directory back; if that is \
+                     lost, `evict` it and let it join anew, with an empty one (-r)",
                     identity.nick, start.number, known.number
                 ));
             }
@@ -52,6 +48,11 @@ impl Starts {
         drop(seen);
         self.keep(id, start);
         Ok(())
+    }
+
+    /// Whether a volcano was ever seen: then one that comes without a directory is another.
+    pub fn has_seen(&self, id: VolcanoId) -> bool {
+        lock(&self.seen).contains_key(&id)
     }
 
     /// In the background: a disk must not hold up whoever says hello. Should this volcano end before it

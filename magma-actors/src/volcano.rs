@@ -210,7 +210,7 @@ fn start_tree(
         _lock: lock,
         id,
         info,
-        start_number,
+        own_starts,
         starts,
         lava,
         log,
@@ -229,7 +229,7 @@ fn start_tree(
     let node = Arc::new(Node::new(NodeSeed {
         id,
         info: info.clone(),
-        start_number,
+        own_starts,
         starts,
         dir: dir.clone(),
         secret: secret.clone(),

@@ -96,6 +96,8 @@ pub struct Engine<S: Store> {
     fence: fence::Fence,
     /// The storage is so full that only deletes and small changes go on.
     full: bool,
+    /// Nor is there much more: an operation may be refused by the disk.
+    scarce: bool,
     /// Content bytes written since the space of the storage was looked at.
     unwatched: u64,
     /// Bytes of the storage that are kept back for deletes.
@@ -160,6 +162,7 @@ impl<S: Store> Engine<S> {
             asked_to_serve: false,
             fence: fence::Fence::default(),
             full: false,
+            scarce: false,
             unwatched: 0,
             reserve: 0,
             peer_storage: BTreeMap::new(),

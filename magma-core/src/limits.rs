@@ -140,6 +140,8 @@ pub const BULK_IN_BYTES: usize = 4 * SHIP_WINDOW_BYTES;
 pub const JOURNAL_RECORDS: u64 = 20_000;
 /// Operations with so many bytes of content go to the copies before their owner has written them.
 pub const SHIP_EARLY_BYTES: usize = 64 * 1024;
+/// Starts that a directory remembers, and shows to other volcanos.
+pub const STARTS_KEPT: usize = 64;
 /// Bytes of records that an owner keeps in flight towards one copy.
 pub const SHIP_WINDOW_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one batch of keys sent to a copy that is being filled.

@@ -7,6 +7,7 @@
 use crate::ids::VolcanoId;
 use crate::lava::{Lava, VolcanoInfo};
 use crate::store::StoreError;
+use crate::store::agreement_log::starts::SeenStart;
 use crate::store::agreement_log::{AgreementLog, LogError};
 
 use super::{ChangeRefused, LearnError, Term};
@@ -82,9 +83,9 @@ impl LavaLog {
         &self.log
     }
 
-    /// Counts this start: see [`AgreementLog::next_start_number`].
-    pub fn next_start_number(&mut self) -> Result<u64, StoreError> {
-        self.log.next_start_number()
+    /// Counts this start: see [`AgreementLog::next_start`].
+    pub fn next_start(&mut self, life: u64) -> Result<Vec<SeenStart>, StoreError> {
+        self.log.next_start(life)
     }
 
     fn take_over(&mut self, lava: &Lava) -> Result<bool, LearnError> {

@@ -206,6 +206,7 @@ impl<S: Store> Engine<S> {
         }
         self.reserve = RESERVE_BYTES.min(space.total / 20);
         let full = space.free < self.reserve;
+        self.scarce = space.total > 0 && space.free < 2 * self.reserve;
         if full != self.full {
             self.full = full;
             if full {

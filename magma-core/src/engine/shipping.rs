@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use super::slices::{Owned, Stream};
+use super::slices::{Copy, Owned, Stream};
 use super::{Action, Engine};
 use crate::agreement::Change;
 use crate::effect::{Effect, Record, in_parts};
@@ -80,16 +80,31 @@ impl<S: Store> Engine<S> {
             return false;
         };
         let bytes: usize = record.payload().map(Bytes::len).sum();
-        let owned = self.owned.get_mut(&record.slice);
-        match owned.filter(|owned| bytes >= early.from_bytes && !owned.copies.is_empty()) {
-            Some(owned) => {
-                self.firm = true;
-                owned.outgoing.push(record.clone());
-                ships(owned, self.lava.epoch, &mut early.send);
-                true
-            }
-            None => false,
+        if bytes < early.from_bytes || self.scarce {
+            return false;
         }
+        let (Some(owned), Some(slice)) = (
+            self.owned.get_mut(&record.slice),
+            self.lava.slice(record.slice),
+        ) else {
+            return false;
+        };
+        // Only to copies that are in sync: an owner that starts asks those. And nothing of the history
+        // of a slice may be overtaken that this batch has to say already.
+        let ready = |(volcano, copy): (&VolcanoId, &Copy)| {
+            matches!(copy.stream, Stream::Live) && slice.in_sync().any(|copy| copy == *volcano)
+        };
+        let said = |action: &Action| matches!(action, Action::Send { message, .. } if message.is_history());
+        if owned.copies.is_empty()
+            || !owned.copies.iter().all(ready)
+            || self.actions.iter().any(said)
+        {
+            return false;
+        }
+        self.firm = true;
+        owned.outgoing.push(record.clone());
+        ships(owned, self.lava.epoch, &mut early.send);
+        true
     }
 
     /// Owner: a copy has applied operations.

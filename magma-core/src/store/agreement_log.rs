@@ -474,16 +474,6 @@ mod tests {
     }
 
     #[test]
-    fn starts_are_counted() {
-        let (dir, mut log) = opened();
-        assert_eq!(log.next_start_number().expect("counts"), 1);
-        assert_eq!(log.next_start_number().expect("counts"), 2);
-        drop(log);
-        let mut log = AgreementLog::open(dir.path()).expect("opens again");
-        assert_eq!(log.next_start_number().expect("counts"), 3);
-    }
-
-    #[test]
     fn itself_is_replaced() {
         let (_dir, mut log) = opened();
         for host in [1, 2] {

@@ -13,10 +13,16 @@
 //! the next generation and puts its own log on the disk; only then are old frames written over.
 //! A loss of power therefore finds each synced operation in SQLite or in the frames.
 //!
+//! **Whose frames.** Each frame's sum goes on from the one before, and the first from a seed that
+//! is drawn for the generation and kept in SQLite. So neither frames of another store, nor those
+//! that a loss of power has left behind a gap, are taken for the ones that come next.
+//!
 //! **Content files** are not in the log: their bytes left the process before the frame, and must
 //! not be written again under what came later. Inline content is.
 
+use std::collections::hash_map::RandomState;
 use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -99,23 +105,39 @@ pub(super) struct Mark {
     pub(super) generation: u64,
     /// The number of the first frame that SQLite does not have.
     pub(super) frame: u64,
+    /// What the sums of the generation begin with.
+    pub(super) seed: u32,
 }
 
 impl Mark {
+    /// The beginning of a generation, which no frame that was ever written belongs to.
+    pub(super) fn of_generation(generation: u64) -> Mark {
+        // Drawn by the standard library for its maps: it need not be secret.
+        let drawn = RandomState::new().build_hasher().finish();
+        Mark {
+            generation,
+            frame: 0,
+            seed: (drawn ^ (drawn >> 32)) as u32,
+        }
+    }
+
     /// As it is kept in SQLite.
-    pub(super) fn to_bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
+    pub(super) fn to_bytes(self) -> [u8; 20] {
+        let mut bytes = [0; 20];
         bytes[..8].copy_from_slice(&self.generation.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.frame.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.frame.to_be_bytes());
+        bytes[16..].copy_from_slice(&self.seed.to_be_bytes());
         bytes
     }
 
     /// From what SQLite keeps.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Mark> {
-        let (generation, frame) = bytes.split_first_chunk::<8>()?;
+        let (generation, rest) = bytes.split_first_chunk()?;
+        let (frame, seed) = rest.split_first_chunk()?;
         Some(Mark {
             generation: u64::from_be_bytes(*generation),
-            frame: u64::from_be_bytes(frame.try_into().ok()?),
+            frame: u64::from_be_bytes(*frame),
+            seed: u32::from_be_bytes(seed.try_into().ok()?),
         })
     }
 }
@@ -130,6 +152,9 @@ pub(super) struct RedoLog {
     /// The number of the next frame, and where it goes.
     next: u64,
     end: u64,
+    /// The sum that the next frame goes on from, and the one that the generation began with.
+    sum: u32,
+    seed: u32,
     /// Changes of the batch, encoded, each after its length; room for the header before them.
     batch: Vec<u8>,
     /// Something was appended since the file was last synced.
@@ -153,6 +178,8 @@ impl RedoLog {
             generation: 0,
             next: 0,
             end: 0,
+            sum: 0,
+            seed: 0,
             batch: Vec::new(),
             unsynced: true,
         })
@@ -164,10 +191,15 @@ impl RedoLog {
     pub(super) fn after(&mut self, mark: Mark) -> StoreResult<Vec<Vec<u8>>> {
         let bytes =
             std::fs::read(&self.path).map_err(|source| io_error("read", &self.path, source))?;
-        let (frames, next, end) = frames(&bytes, mark);
-        self.generation = mark.generation;
-        (self.next, self.end) = (next, end);
-        Ok(frames.into_iter().map(<[u8]>::to_vec).collect())
+        let found = frames(&bytes, mark);
+        (self.generation, self.seed) = (mark.generation, mark.seed);
+        (self.next, self.end, self.sum) = (found.next, found.end, found.sum);
+        let bodies = found.bodies.into_iter().map(<[u8]>::to_vec).collect();
+        // What lies behind them belongs to nobody.
+        self.file
+            .set_len(self.end)
+            .map_err(|source| io_error("cut", &self.path, source))?;
+        Ok(bodies)
     }
 
     /// Whether the file has lost frames before a mark: what is appended would not be found.
@@ -216,7 +248,7 @@ impl RedoLog {
         self.batch[8..16].copy_from_slice(&generation.to_be_bytes());
         self.batch[16..24].copy_from_slice(&self.next.to_be_bytes());
         self.batch[24..28].copy_from_slice(&len.to_be_bytes());
-        let sum = crc32c::crc32c(&self.batch[8..]);
+        let sum = crc32c::crc32c_append(self.sum, &self.batch[8..]);
         self.batch[4..8].copy_from_slice(&sum.to_be_bytes());
         if let Err(source) = self.file.write_all_at(&self.batch, self.end) {
             return Err(match source.kind() {
@@ -229,6 +261,7 @@ impl RedoLog {
         let written = self.batch.len() as u64;
         self.end += written;
         self.next += 1;
+        self.sum = sum;
         self.unsynced = true;
         self.forget();
         Ok(written)
@@ -250,15 +283,13 @@ impl RedoLog {
         Mark {
             generation: self.generation,
             frame: self.next,
+            seed: self.seed,
         }
     }
 
-    /// The mark under which the log begins anew.
+    /// A mark under which the log can begin anew.
     pub(super) fn next_generation(&self) -> Mark {
-        Mark {
-            generation: self.generation + 1,
-            frame: 0,
-        }
+        Mark::of_generation(self.generation + 1)
     }
 
     /// How long the log is, in bytes.
@@ -266,15 +297,15 @@ impl RedoLog {
         self.end
     }
 
-    /// Begins anew under [`RedoLog::next_generation`], which is on the disk in SQLite: old
-    /// frames are written over from here on.
-    pub(super) fn begin_anew(&mut self) {
+    /// Begins anew under a mark that is on the disk in SQLite: old frames are written over from
+    /// here on.
+    pub(super) fn begin_anew(&mut self, mark: Mark) {
         if self.end > 2 * REDO_ANEW_BYTES
             && let Err(error) = self.file.set_len(REDO_ANEW_BYTES)
         {
             tracing::debug!(%error, "the redo log keeps its length");
         }
-        self.generation += 1;
+        (self.generation, self.seed, self.sum) = (mark.generation, mark.seed, mark.seed);
         (self.next, self.end) = (0, 0);
     }
 }
@@ -284,7 +315,7 @@ pub(super) fn peek(directory: &Path, mark: Mark) -> StoreResult<Vec<Vec<u8>>> {
     let path = directory.join(REDO_FILE);
     match std::fs::read(&path) {
         Ok(bytes) => Ok(frames(&bytes, mark)
-            .0
+            .bodies
             .into_iter()
             .map(<[u8]>::to_vec)
             .collect()),
@@ -293,30 +324,45 @@ pub(super) fn peek(directory: &Path, mark: Mark) -> StoreResult<Vec<Vec<u8>>> {
     }
 }
 
-/// The bodies of the frames of a generation from a number on, the number after the last, and
-/// where it ends. The first frame that is not whole, or not of this generation, ends the log.
-fn frames(bytes: &[u8], mark: Mark) -> (Vec<&[u8]>, u64, u64) {
-    let mut found = Vec::new();
-    let (mut next, mut end) = (0, 0);
-    while let Some(body) = frame(&bytes[end..], mark.generation, next) {
+/// Frames of a generation, from a number on.
+struct Frames<'a> {
+    bodies: Vec<&'a [u8]>,
+    /// The number after the last, where it ends, and its sum.
+    next: u64,
+    end: u64,
+    sum: u32,
+}
+
+/// The first frame that is not whole, or not the next of this generation, ends the log.
+fn frames(bytes: &[u8], mark: Mark) -> Frames<'_> {
+    let mut bodies = Vec::new();
+    let (mut next, mut end, mut sum) = (0, 0, mark.seed);
+    while let Some((body, its_sum)) = frame(&bytes[end..], mark.generation, next, sum) {
         if next >= mark.frame {
-            found.push(body);
+            bodies.push(body);
         }
         next += 1;
         end += HEADER + body.len();
+        sum = its_sum;
     }
-    (found, next, end as u64)
+    Frames {
+        bodies,
+        next,
+        end: end as u64,
+        sum,
+    }
 }
 
-fn frame(bytes: &[u8], generation: u64, number: u64) -> Option<&[u8]> {
+fn frame(bytes: &[u8], generation: u64, number: u64, before: u32) -> Option<(&[u8], u32)> {
     let header = bytes.get(..HEADER)?;
     let len = u32::from_be_bytes(header[24..28].try_into().ok()?) as usize;
     let whole = bytes.get(..HEADER.checked_add(len)?)?;
+    let sum = crc32c::crc32c_append(before, &whole[8..]);
     let right = header[..4] == MAGIC
         && header[8..16] == generation.to_be_bytes()
         && header[16..24] == number.to_be_bytes()
-        && header[4..8] == crc32c::crc32c(&whole[8..]).to_be_bytes();
-    right.then(|| &whole[HEADER..])
+        && header[4..8] == sum.to_be_bytes();
+    right.then(|| (&whole[HEADER..], sum))
 }
 
 /// The changes of a frame, in order.
@@ -380,8 +426,8 @@ mod tests {
             peek(
                 dir.path(),
                 Mark {
-                    generation: 0,
                     frame,
+                    ..Mark::default()
                 },
             )
             .expect("reads")
@@ -414,11 +460,37 @@ mod tests {
             append(&mut one, slice);
         }
         let mark = one.next_generation();
-        one.begin_anew();
+        one.begin_anew(mark);
         append(&mut one, 8);
         assert_eq!(slices(&peek(dir.path(), mark).expect("reads")), [8]);
+        // Of a generation with the same number, as another store has it.
+        let other = Mark::of_generation(mark.generation);
+        assert_eq!(slices(&peek(dir.path(), other).expect("reads")), []);
         assert_eq!(Mark::from_bytes(&mark.to_bytes()), Some(mark));
         assert_eq!(Mark::from_bytes(b"short"), None);
+    }
+
+    #[test]
+    fn frames_behind_a_gap_that_was_filled_again_are_old() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut one, _) = log(dir.path());
+        for slice in 1..=3 {
+            append(&mut one, slice);
+        }
+        let mut bytes = std::fs::read(dir.path().join(REDO_FILE)).expect("reads");
+        // A loss of power takes the second of three, and another comes in its place.
+        let frame = bytes.len() / 3;
+        bytes[frame + 9] ^= 1;
+        std::fs::write(dir.path().join(REDO_FILE), &bytes).expect("writes");
+        let (mut cut, found) = log(dir.path());
+        assert_eq!(slices(&found), [1]);
+        append(&mut cut, 9);
+        assert_eq!(slices(&log(dir.path()).1), [1, 9]);
+        // Even where the file was not cut.
+        let new = std::fs::read(dir.path().join(REDO_FILE)).expect("reads");
+        bytes[..new.len()].copy_from_slice(&new);
+        std::fs::write(dir.path().join(REDO_FILE), &bytes).expect("writes");
+        assert_eq!(slices(&log(dir.path()).1), [1, 9]);
     }
 
     #[test]

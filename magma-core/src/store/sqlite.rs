@@ -292,6 +292,9 @@ impl SqliteStore {
         if self.failure == Some(Failure::Broken) {
             return Err(self.broken());
         }
+        if self.is_lost() {
+            return Err(self.lost());
+        }
         if self.in_batch.get() && self.transaction.get() == Transaction::None {
             self.control("BEGIN")?;
             self.transaction.set(Transaction::Read);
@@ -340,6 +343,20 @@ impl SqliteStore {
         }
     }
 
+    /// SQLite has rolled back by itself, as it does after some errors, even of a read: what was
+    /// kept since its last commit is in the redo log only.
+    fn is_lost(&self) -> bool {
+        self.transaction.get() == Transaction::Write && self.connection.is_autocommit()
+    }
+
+    fn lost(&self) -> StoreError {
+        StoreError::Io {
+            action: "go on with",
+            path: self.path.clone(),
+            source: std::io::Error::other("SQLite has rolled its transaction back"),
+        }
+    }
+
     fn broken(&self) -> StoreError {
         StoreError::Io {
             action: "use",
@@ -357,6 +374,9 @@ impl SqliteStore {
                 path: self.path.clone(),
                 source: std::io::Error::from(ErrorKind::ReadOnlyFilesystem),
             });
+        }
+        if self.is_lost() {
+            return Err(self.lost());
         }
         // Between two batches only: what is committed is what the log holds.
         if self.unsettled.bytes >= REDO_BYTES_MAX && !self.changed {
@@ -425,6 +445,9 @@ impl SqliteStore {
     }
 
     fn append(&mut self) -> StoreResult<()> {
+        if self.is_lost() {
+            return Err(self.lost());
+        }
         match &mut self.redo {
             Some(redo) if redo.is_noted() => {
                 self.unsettled.bytes += redo.append()?;
@@ -449,12 +472,15 @@ impl SqliteStore {
             true => redo.next_generation(),
             false => redo.mark(),
         };
-        let settled = self.commit_rows(mark).and_then(|()| match anew {
-            // What SQLite has committed must be on the disk before its frames are written over.
-            true => self.sync_wal(),
-            false => Ok(()),
-        });
-        if let Err(error) = settled {
+        self.settle_under(mark)
+    }
+
+    /// SQLite commits, and says up to where it has the redo log; a mark of another generation than
+    /// that of the log begins it anew.
+    fn settle_under(&mut self, mark: Mark) -> StoreResult<()> {
+        let ours = self.redo.as_ref().map(RedoLog::mark);
+        let anew = ours.is_none_or(|ours| ours.generation != mark.generation);
+        if let Err(error) = self.commit_rows(mark) {
             self.go_back();
             self.unsettled.not_before = self.unsettled.bytes + REDO_BYTES;
             tracing::warn!(
@@ -463,10 +489,20 @@ impl SqliteStore {
             );
             return Err(error);
         }
-        if let (true, Some(redo)) = (anew, &mut self.redo) {
-            redo.begin_anew();
-        }
         self.unsettled = Unsettled::default();
+        if !anew {
+            return Ok(());
+        }
+        // What SQLite has committed must be on the disk before its frames are written over. It
+        // says already that they count no longer: when that fails, nothing may be added to them.
+        if let Err(error) = self.sync_wal() {
+            self.failure = Some(Failure::Broken);
+            tracing::error!("{}: {error}", self.path.display());
+            return Err(self.broken());
+        }
+        if let Some(redo) = &mut self.redo {
+            redo.begin_anew(mark);
+        }
         Ok(())
     }
 
@@ -531,8 +567,7 @@ impl SqliteStore {
         }
         self.doomed.clear();
         // SQLite has already rolled back by itself after some errors (a full disk is one).
-        let lost = self.transaction.get() == Transaction::Write && self.connection.is_autocommit();
-        if self.changed || lost || self.transaction.get() == Transaction::Read {
+        if self.changed || self.is_lost() || self.transaction.get() == Transaction::Read {
             self.go_back();
         }
         self.changed = false;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::agreement::{Change, ChangeRefused};
 use crate::ids::{Epoch, Generation, NetworkId, SessionId, SliceId, Stamp, VolcanoId};
 use crate::lava::{Lava, VolcanoInfo};
+use crate::store::agreement_log::starts::SeenStart;
 
 /// Who a volcano is, exchanged before anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,12 +20,12 @@ pub struct Identity {
     pub volcano: Option<VolcanoId>,
     /// Its nickname.
     pub nick: String,
-    /// Counts the starts of this volcano; a lower one than known is an old copy of its disk.
+    /// Counts the starts of this volcano.
     pub start_number: u64,
-    /// Drawn at each start: two starts with one number are two copies of a disk. 0 from a volcano
-    /// that does not say it.
+    /// The latest starts over its directory, this one last: who does not know of the one that was
+    /// seen last comes with an older copy of its disk. None from a volcano that does not say it.
     #[serde(default)]
-    pub life: u64,
+    pub starts: Vec<SeenStart>,
     /// The lava epoch that it knows.
     pub epoch: Epoch,
 }

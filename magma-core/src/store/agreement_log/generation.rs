@@ -51,7 +51,11 @@ impl AgreementLog {
         let lava_bytes = encode(&lava)?;
         // All or nothing: two generations never mix in one directory.
         self.write(|tx| {
-            tx.execute_batch("DELETE FROM raft_log; DELETE FROM raft_values;")?;
+            // Nor do numbers of volcanos mean the same any more.
+            tx.execute_batch(
+                "DELETE FROM raft_log; DELETE FROM raft_values;
+                 DELETE FROM meta WHERE name LIKE 'start of %';",
+            )?;
             if founder {
                 raft_log::put(tx, FOUNDER, &[])?;
             }

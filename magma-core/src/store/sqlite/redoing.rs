@@ -2,23 +2,27 @@
 
 use super::{META_REDO, SqliteStore, Transaction};
 use crate::effect::{Effect, Record};
-use crate::store::StoreResult;
 use crate::store::redo::{self, Change, Contents, Mark};
+use crate::store::{StoreError, StoreResult};
 
 impl SqliteStore {
-    /// Up to where SQLite has what the redo log holds.
-    fn mark(&self) -> StoreResult<Mark> {
+    /// Up to where SQLite has what the redo log holds. None in a store that never had one.
+    fn mark(&self) -> StoreResult<Option<Mark>> {
         match self.meta(META_REDO)? {
-            None => Ok(Mark::default()),
+            None => Ok(None),
             Some(bytes) => Mark::from_bytes(&bytes)
-                .ok_or_else(|| self.damaged("meta", "the mark of the redo log is not 16 bytes")),
+                .map(Some)
+                .ok_or_else(|| self.damaged("meta", "the mark of the redo log is not 20 bytes")),
         }
     }
 
-    /// After a crash: what SQLite does not have is applied, and content files go whose flares
-    /// the log has dropped.
+    /// At the start: what SQLite does not have is applied, and content files go whose flares the
+    /// log has dropped. Nothing is appended before everything that SQLite says it has is on the disk.
     pub(super) fn redo_at_start(&mut self) -> StoreResult<()> {
-        let mark = self.mark()?;
+        let Some(mark) = self.mark()? else {
+            // Whatever lies in the file is another store's.
+            return self.settle_under(Mark::of_generation(1));
+        };
         let Some(log) = &mut self.redo else {
             return Ok(());
         };
@@ -33,12 +37,16 @@ impl SqliteStore {
         self.redo_all(&frames)?;
         self.bury();
         self.unsettled.bytes = frames.iter().map(|frame| frame.len() as u64).sum();
-        if short {
-            // A loss of power took frames that SQLite has. What comes after them would not be
-            // found, so the log begins anew.
-            self.settle_and(true)?;
+        if frames.is_empty() && !short {
+            return self.sync_wal();
         }
-        Ok(())
+        // The log begins anew: a loss of power may have taken frames that SQLite has, and then what
+        // came after them would not be found; or a sync of the file had failed, after which the system
+        // takes what it could not write for written.
+        match self.settle_and(true) {
+            Err(StoreError::Full { .. }) if !short => self.sync_wal(),
+            settled => settled,
+        }
     }
 
     /// After SQLite went back to its last commit.
@@ -55,11 +63,15 @@ impl SqliteStore {
 
     /// The frames that SQLite does not have.
     pub(super) fn unredone(&self, directory: &std::path::Path) -> StoreResult<Vec<Vec<u8>>> {
-        redo::peek(directory, self.mark()?)
+        match self.mark()? {
+            Some(mark) => redo::peek(directory, mark),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Applies frames in a transaction that stays open.
     pub(super) fn redo_all(&mut self, frames: &[Vec<u8>]) -> StoreResult<()> {
+        self.unsettled.operations = 0;
         if frames.is_empty() {
             return Ok(());
         }
@@ -67,7 +79,6 @@ impl SqliteStore {
             self.control("BEGIN IMMEDIATE")?;
         }
         self.transaction.set(Transaction::Write);
-        self.unsettled.operations = 0;
         self.redoing = true;
         let redone = frames
             .iter()

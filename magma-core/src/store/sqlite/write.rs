@@ -415,6 +415,7 @@ impl SqliteStore {
             (true, None) => return Ok(true),
             (false, _) => end,
         };
+        self.unsettled.operations += flares.len() as u64;
         for row in &flares {
             if row.layout == Layout::Segments {
                 self.doomed.insert(row.flare_ref());
@@ -475,6 +476,7 @@ impl Store for SqliteStore {
     fn apply_rows(&mut self, slice: SliceId, effects: &[Effect]) -> StoreResult<()> {
         self.writing(|store| {
             store.apply_effects(slice, effects)?;
+            store.unsettled.operations += effects.len() as u64;
             let encoded = store.encoded("redo", &effects)?;
             let kept = redo::contents(effects, &store.in_rows);
             store.note(&Change::Rows(
